@@ -1,0 +1,176 @@
+"""Where in the stream we are: which rows have been taken, and which comes next.
+
+A position says for each partition the next offset to take, and which partition the last row came
+from. The merge of the partitions is a function of just that (see ``src/window.py``), so the same
+position and the same topic give the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Mapping, Optional
+
+import numpy as np
+
+
+class GapError(RuntimeError):
+    """Rows between the position and the rows that arrived are missing."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the stream.
+
+    Attributes:
+        offsets: Partition → the next offset to take.
+        last_partition: The partition of the last row taken, -1 before the first.
+    """
+
+    offsets: Mapping[int, int]
+    last_partition: int = -1
+
+    def __str__(self) -> str:
+        return ", ".join(f"{part}:{offset}" for part, offset in sorted(self.offsets.items()))
+
+    def to_json(self) -> str:
+        """The position as one line of JSON."""
+        offsets = {str(part): offset for part, offset in sorted(self.offsets.items())}
+        return json.dumps({"offsets": offsets, "last_partition": self.last_partition})
+
+    @staticmethod
+    def from_json(text: str) -> Position:
+        """Reads what ``to_json`` wrote."""
+        fields = json.loads(text)
+        offsets = {int(part): int(offset) for part, offset in fields["offsets"].items()}
+        return Position(offsets, int(fields["last_partition"]))
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Consecutive rows of one partition: its first and last offset and how many rows."""
+
+    partition: int
+    first_offset: int
+    last_offset: int
+    rows: int
+
+
+class PositionTracker:
+    """Lets each row of the stream through exactly once, in order.
+
+    Every row says its partition, its offset, and from which offset on it covers the partition
+    (``start``: less than the offset where rows before it could not be used). A row below the
+    position has been taken before and is skipped; a row whose start is above it leaves a gap.
+    """
+
+    def __init__(self, position: Position) -> None:
+        self._offsets = dict(position.offsets)
+        self._last_partition = position.last_partition
+        self.skipped_rows = 0
+
+    @property
+    def position(self) -> Position:
+        """The position after all rows let through so far."""
+        return Position(dict(self._offsets), self._last_partition)
+
+    def admit(self, partition: np.ndarray, start: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Which stripes are new, and moves the position behind them.
+
+        Args:
+            partition: int32[stripes, shards], the partition of each row of each stripe.
+            start: int64[stripes, shards].
+            offset: int64[stripes, shards].
+
+        Returns:
+            bool[stripes]: True where a stripe is to be taken.
+
+        Raises:
+            GapError: Rows are missing, or only a part of a stripe is new.
+        """
+        new_rows = np.zeros(partition.shape, dtype=bool)
+        for number in np.unique(partition):
+            here = partition == number
+            new_rows[here] = self._admit_partition(int(number), start[here], offset[here])
+        new_stripes: np.ndarray = new_rows.all(axis=1)
+        partial = new_rows.any(axis=1) & ~new_stripes
+        if partial.any():
+            place = int(np.flatnonzero(partial)[0])
+            raise GapError(
+                "only a part of a stripe of rows is new, the shards no longer step together: "
+                f"partitions {partition[place].tolist()}, offsets {offset[place].tolist()}"
+            )
+        self.skipped_rows += int(np.count_nonzero(~new_rows))
+        if new_stripes.any():
+            self._last_partition = int(partition[new_stripes][-1, -1])
+        return new_stripes
+
+    def _admit_partition(self, number: int, start: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        expected = self._offsets.get(number, 0)
+        new: np.ndarray = offset >= expected
+        if not new.any():
+            return new
+        follows = np.concatenate(([expected], offset[new][:-1] + 1))
+        gaps = np.flatnonzero(start[new] > follows)
+        if gaps.size:
+            place = int(gaps[0])
+            raise GapError(
+                f"partition {number}: rows are missing from offset {int(follows[place])} "
+                f"to {int(start[new][place]) - 1}"
+            )
+        if (np.diff(offset[new]) <= 0).any():
+            raise GapError(f"partition {number}: offsets are out of order: {offset[new].tolist()}")
+        self._offsets[number] = int(offset[new][-1]) + 1
+        return new
+
+
+def advance(position: Position, partition: np.ndarray, offset: np.ndarray) -> Position:
+    """The position behind some rows, given in stream order.
+
+    Args:
+        position: The position before them.
+        partition: int32[rows].
+        offset: int64[rows].
+    """
+    if not partition.size:
+        return position
+    offsets = dict(position.offsets)
+    for number in np.unique(partition):
+        offsets[int(number)] = int(offset[partition == number][-1]) + 1
+    return Position(offsets, int(partition[-1]))
+
+
+def row_ranges(partition: np.ndarray, offset: np.ndarray) -> list[RowRange]:
+    """What some rows cover, one range for each partition among them."""
+    ranges = []
+    for number in np.unique(partition):
+        here = offset[partition == number]
+        ranges.append(RowRange(int(number), int(here[0]), int(here[-1]), int(here.size)))
+    return ranges
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What the group has committed: a position and the session of the trainer that did.
+
+    The session is 0 where only a consumer has committed, at the very start of a stream.
+    """
+
+    position: Position
+    session: int
+
+    def metadata(self) -> str:
+        """What travels beside the offsets in Kafka's commit."""
+        return json.dumps(
+            {"session": self.session, "last_partition": self.position.last_partition}
+        )
+
+    @staticmethod
+    def from_offsets(offsets: Mapping[int, int], metadata: Optional[str]) -> Commit:
+        """Reads offsets and metadata; a foreign commit without ours counts as session 0."""
+        try:
+            fields = json.loads(metadata or "{}")
+            session, last = int(fields.get("session", 0)), int(fields.get("last_partition", -1))
+        except (ValueError, AttributeError, TypeError):
+            session, last = 0, -1
+        return Commit(Position(offsets, last), session)
