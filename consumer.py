@@ -1,0 +1,64 @@
+"""Step 5: reads the topic, makes features of each window of rows and sends it to the trainer."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Optional, Sequence
+
+from src.config import add_shared_flags
+from src.criteo import VALUE_FORMATS
+from src.stop import StopFlag, stop_on_signals
+
+logger = logging.getLogger("consumer")
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    flag = parser.add_argument
+    flag("--num_shards", type=int, default=1, help="ranks that share the stream, one shard each")
+    flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
+    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each")
+    flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    flag("--window_size", type=int, default=1000, help="rows a shard that close a window")
+    flag("--window_seconds", type=float, default=1.0, help="time after its first row that does")
+    flag("--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of a row")
+    flag(
+        "--start",
+        default="committed",
+        help="committed (earliest where nothing is), earliest, latest, an ISO time, "
+        "or partition:offset,...",
+    )
+    flag("--allow_loss", action="store_true", help="go on where retention has deleted rows")
+    flag("--max_queue_size", type=int, default=10, help="windows a shard that may wait unread")
+    add_shared_flags(
+        parser,
+        *("address", "namespace", "dataset_name"),
+        *("bootstrap_servers", "topic", "group_id", "reconnect_seconds"),
+    )
+    arguments = parser.parse_args(argv)
+    for name in ("num_shards", "window_size", "window_seconds", "max_queue_size"):
+        if getattr(arguments, name) <= 0:
+            parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
+    return arguments
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs the consumer until it is stopped."""
+    arguments = parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    flag = StopFlag()
+    stop_on_signals(flag)
+    from src.consumer_service import run_consumer  # MindPandas takes seconds: --help should not
+
+    return run_consumer(arguments, flag)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

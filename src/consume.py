@@ -1,0 +1,292 @@
+"""The consumer: rows of a topic → windows of features → the channel.
+
+Guarantee: every row of the topic from the starting position on is either part of exactly one
+window of a session or counted and named as a bad row. The consumer never commits what it has read;
+it follows the trainer's commits. When a new session appears among them, a trainer has (re)started:
+the consumer drops what it holds, goes to the committed position and reads on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Callable, Optional, Sequence
+
+import mindpandas
+import numpy as np
+from mindpandas import config as mindpandas_config
+
+from src.channel import WindowSender
+from src.criteo import BadRow, ParsedRows, parse_messages
+from src.dictionaries import Dictionaries
+from src.features import ColumnFunctions, assemble
+from src.kafka_source import HeldRows, RowSource
+from src.position import Commit, Position, advance
+from src.stop import StopFlag
+from src.window import ClosingRule, Provenance, make_window, merge_order
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+FOLLOW_SECONDS = 1.0
+STATUS_SECONDS = 10.0
+NAMED_BAD_ROWS = 10
+
+
+@dataclass
+class ConsumerCounts:
+    """What a consumer has done so far."""
+
+    windows: int = 0
+    rows: int = 0
+    bad_rows: int = 0
+
+
+class FeatureBuilder:
+    """Turns parsed rows into ids and weights through MindPandas."""
+
+    def __init__(self, dictionaries: Dictionaries) -> None:
+        self._functions = ColumnFunctions(dictionaries)
+        self._dense_ids = dictionaries.dense_ids
+        # The default of 16 × 16 parts makes windows of some thousand rows many times slower.
+        mindpandas_config.set_partition_shape((1, 1))
+
+    def build(self, rows: ParsedRows) -> tuple[np.ndarray, np.ndarray]:
+        """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows."""
+        dense = mindpandas.DataFrame(rows.dense).apply(self._functions.scale, axis=0)
+        categorical = mindpandas.DataFrame(rows.categorical).apply(self._functions.look_up, axis=0)
+        return assemble(
+            dense.to_pandas().to_numpy(), categorical.to_pandas().to_numpy(), self._dense_ids
+        )
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """The held rows that a window could take, parsed, partition after partition."""
+
+    held: Sequence[HeldRows]
+    rows: ParsedRows
+    partition: np.ndarray
+    """int64[messages], which of ``held`` a message belongs to."""
+    place: np.ndarray
+    """int64[messages], its place among that partition's held rows."""
+
+
+class WindowAssembler:
+    """Takes rows from the source in merge order and makes windows of them."""
+
+    def __init__(
+        self,
+        source: RowSource,
+        features: FeatureBuilder,
+        dictionaries: int,
+        num_shards: int,
+        value_format: str,
+        counts: ConsumerCounts,
+    ) -> None:
+        self._source = source
+        self._features = features
+        self._dictionaries = dictionaries
+        self._num_shards = num_shards
+        self._value_format = value_format
+        self._counts = counts
+        self._position = Position({})
+        self._session = 0
+
+    def begin(self, commit: Commit) -> None:
+        """Drops what is held and reads on from a position, for a session."""
+        self._position = commit.position
+        self._session = commit.session
+        self._source.seek(commit.position)
+
+    def take(self, limit: int) -> Optional[np.ndarray]:
+        """A window of at most ``limit`` rows in merge order, or None when none can be taken yet."""
+        parsed = self._parse(limit)
+        if not len(parsed.place):
+            return None
+        good_partition = parsed.partition[parsed.rows.index]
+        good_counts = [
+            int(np.count_nonzero(good_partition == number)) for number in range(len(parsed.held))
+        ]
+        seen = np.bincount(parsed.partition, minlength=len(parsed.held))
+        exhausted = [
+            held.exhausted and seen[number] == len(held.values)
+            for number, held in enumerate(parsed.held)
+        ]
+        merged = merge_order(good_counts, exhausted, self._first_turn(parsed.held), limit)
+        rows = len(merged[0]) - len(merged[0]) % self._num_shards
+        partition, place = merged[0][:rows], merged[1][:rows]
+        first_good = np.concatenate(([0], np.cumsum(good_counts)[:-1])).astype(np.int64)
+        chosen = first_good[partition] + place
+        window = self._make_window(parsed, chosen) if rows else None
+        self._let_go(parsed, chosen)
+        return window
+
+    def _parse(self, limit: int) -> _Parsed:
+        """Parses the rows that the merge would take if all of them were good."""
+        held = self._source.held(limit)
+        counts = [len(rows.values) for rows in held]
+        partition, place = merge_order(
+            counts, [rows.exhausted for rows in held], self._first_turn(held), limit
+        )
+        order = np.lexsort((place, partition))
+        taken = np.bincount(partition, minlength=len(held))
+        values = [
+            value for rows, count in zip(held, taken) for value in rows.values[: int(count)]
+        ]
+        parsed = parse_messages(values, self._value_format)
+        return _Parsed(held, parsed, partition[order], place[order])
+
+    def _first_turn(self, held: Sequence[HeldRows]) -> int:
+        numbers = [rows.partition for rows in held]
+        last = self._position.last_partition
+        return (numbers.index(last) + 1) % len(numbers) if last in numbers else 0
+
+    def _make_window(self, parsed: _Parsed, chosen: np.ndarray) -> np.ndarray:
+        """The window of the chosen good rows, which are given in stream order."""
+        message = parsed.rows.index[chosen]
+        held_number, place = parsed.partition[message], parsed.place[message]
+        numbers = np.array([rows.partition for rows in parsed.held], dtype=np.int32)
+        offset = np.empty(len(chosen), dtype=np.int64)
+        timestamp = np.empty(len(chosen), dtype=np.int64)
+        start = np.empty(len(chosen), dtype=np.int64)
+        for number, rows in enumerate(parsed.held):
+            here = held_number == number
+            if here.any():
+                offset[here] = rows.offset[place[here]]
+                timestamp[here] = rows.timestamp[place[here]]
+                behind = offset[here][:-1] + 1
+                start[here] = np.concatenate(([self._position.offsets[rows.partition]], behind))
+        partition = numbers[held_number]
+        ids, weights = self._features.build(parsed.rows)
+        window = make_window(
+            ids[chosen],
+            weights[chosen],
+            parsed.rows.label[chosen],
+            Provenance(partition, start, offset, timestamp),
+            self._num_shards,
+            self._session,
+            self._dictionaries,
+        )
+        self._position = advance(self._position, partition, offset)
+        return window
+
+    def _let_go(self, parsed: _Parsed, chosen: np.ndarray) -> None:
+        """Drops the taken rows and the bad rows among and right behind them from the source."""
+        bad_by_message = {row.index: row for row in parsed.rows.bad}
+        taken = np.zeros(len(parsed.place), dtype=bool)
+        taken[parsed.rows.index[chosen]] = True
+        good = np.zeros(len(parsed.place), dtype=bool)
+        good[parsed.rows.index] = True
+        named: list[tuple[HeldRows, int, BadRow]] = []
+        for number, rows in enumerate(parsed.held):
+            messages = np.flatnonzero(parsed.partition == number)
+            staying = np.flatnonzero(good[messages] & ~taken[messages])
+            done = int(staying[0]) if staying.size else len(messages)
+            for place in np.flatnonzero(~good[messages[:done]]):
+                named.append((rows, int(place), bad_by_message[int(messages[place])]))
+            self._source.drop(rows.partition, done)
+        self._report_bad_rows(named)
+
+    def _report_bad_rows(self, named: Sequence[tuple[HeldRows, int, BadRow]]) -> None:
+        self._counts.bad_rows += len(named)
+        for rows, place, bad in named[:NAMED_BAD_ROWS]:
+            logger.warning(
+                "bad row: partition %d, offset %d, %s: %s",
+                rows.partition,
+                rows.offset[place],
+                bad.column,
+                bad.reason,
+            )
+        if len(named) > NAMED_BAD_ROWS:
+            columns = Counter(bad.column for _, _, bad in named[NAMED_BAD_ROWS:])
+            more = sum(columns.values())
+            logger.warning("and %d more bad rows, by column: %s", more, dict(columns))
+
+
+class SessionFollower:
+    """Looks at the group's commit once a second for a trainer that has (re)started."""
+
+    def __init__(self, source: RowSource, session: int, clock: Callable[[], float]) -> None:
+        self._source = source
+        self._clock = clock
+        self._session = session
+        self._looked_at = clock()
+        self._pending: Optional[Commit] = None
+
+    def has_news(self) -> bool:
+        """Whether another session has committed since."""
+        now = self._clock()
+        if self._pending is None and now - self._looked_at >= FOLLOW_SECONDS:
+            self._looked_at = now
+            commit = self._source.committed()
+            if commit is not None and commit.session != self._session:
+                self._pending = commit
+        return self._pending is not None
+
+    def news(self) -> Commit:
+        """The commit of the new session, which is followed from now on."""
+        if self._pending is None:
+            raise AssertionError("news() without has_news()")
+        commit, self._pending = self._pending, None
+        self._session = commit.session
+        return commit
+
+
+def starting_commit(source: RowSource, start: str, allow_loss: bool) -> Commit:
+    """Where to begin; makes sure that the group has a commit before any trainer looks for one."""
+    committed = source.committed()
+    position = source.resolve_start(start, allow_loss)
+    if committed is not None and start == "committed":
+        return Commit(Position(position.offsets, committed.position.last_partition),
+                      committed.session)
+    commit = Commit(position, session=0)
+    source.commit(commit)
+    return commit
+
+
+def consume(
+    source: RowSource,
+    sender: WindowSender,
+    assembler: WindowAssembler,
+    rule: ClosingRule,
+    first: Commit,
+    flag: StopFlag,
+    counts: ConsumerCounts,
+) -> None:
+    """Runs until the flag is set.
+
+    Raises:
+        SourceError: The broker stayed away for too long.
+        ChannelError: The channel did.
+    """
+    follower = SessionFollower(source, first.session, time.monotonic)
+    assembler.begin(first)
+    logger.info("reading from %s for session %d", first.position, first.session)
+    status_at = time.monotonic()
+
+    def give_up() -> bool:
+        return flag.is_set() or follower.has_news()
+
+    while not flag.is_set():
+        if follower.has_news():
+            commit = follower.news()
+            logger.info("trainer session %d: back to %s", commit.session, commit.position)
+            assembler.begin(commit)
+        source.poll(POLL_SECONDS if source.waiting() < rule.full_rows else 0.0)
+        rows = rule.rows_to_close(source.waiting(), time.monotonic())
+        window = assembler.take(rows) if rows else None
+        if window is not None and sender.send_window(window, give_up):
+            counts.windows += 1
+            counts.rows += len(window)
+            logger.debug("window %d: %d rows", counts.windows, len(window))
+        if time.monotonic() - status_at >= STATUS_SECONDS:
+            status_at = time.monotonic()
+            logger.info("%s, %d rows waiting", describe(counts), source.waiting())
+
+
+def describe(counts: ConsumerCounts) -> str:
+    """The counts as one phrase."""
+    return f"consumed {counts.windows} windows, {counts.rows} rows, {counts.bad_rows} bad rows"

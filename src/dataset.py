@@ -1,0 +1,207 @@
+"""StreamingDataset: windows from the channel become whole batches for MindSpore.
+
+Guarantee: the batches hold every row behind the starting position exactly once and in stream
+order. A window of another session is dropped whole, a row below the position is skipped, a gap is
+an error. For each batch handed out the ledger keeps the position behind it, so that the position
+at step n is that of the first n batches, however far a pipeline has read ahead of the step.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+
+from src.channel import ChannelError, WindowReceiver
+from src.position import Position, PositionTracker, RowRange, advance, row_ranges
+from src.stop import StopFlag
+
+logger = logging.getLogger(__name__)
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+RECEIVE_SECONDS = 0.2
+UNBOUNDED_LENGTH = 2**31 - 1
+
+
+class DatasetError(RuntimeError):
+    """The stream can't be trained on: it does not fit the trainer, or its channel is gone."""
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """What a batch was made of, over all shards.
+
+    Attributes:
+        position: The position behind it.
+        ranges: The rows in it, by partition.
+        rows: How many.
+        dictionaries: Fingerprint of the dictionaries that made its ids.
+    """
+
+    position: Position
+    ranges: list[RowRange]
+    rows: int
+    dictionaries: int
+
+
+class StreamingDataset:
+    """An endless iterable of batches for ``mindspore.dataset.GeneratorDataset``.
+
+    ``__next__`` runs in a thread of MindSpore's pipeline. When the stop flag is set or the stream
+    stays idle it ends the iteration, which MindSpore reports as an error of its own; the caller
+    tells the two apart by the flag, and finds a real error in ``failure``.
+
+    Args:
+        attach: Connects to the channel, waiting for its sender; None when told to stop meanwhile.
+        position: Where the stream starts.
+        session: Only windows read for this session are taken.
+        batch_size: Rows a batch.
+        flag: Ends the iteration when set, and is set when the stream is idle for too long.
+        idle_seconds: How long the stream may be idle; 0 for ever.
+        dictionaries: The fingerprint to insist on; None takes the first window's.
+    """
+
+    def __init__(
+        self,
+        attach: Callable[[], Optional[WindowReceiver]],
+        position: Position,
+        session: int,
+        batch_size: int,
+        flag: StopFlag,
+        idle_seconds: float = 0,
+        dictionaries: Optional[int] = None,
+    ) -> None:
+        self._attach = attach
+        self._tracker = PositionTracker(position)
+        self._handed_out = position
+        self._session = session
+        self._batch_size = batch_size
+        self._flag = flag
+        self._idle_seconds = idle_seconds
+        self._dictionaries = dictionaries
+        self._receiver: Optional[WindowReceiver] = None
+        self._rows: deque[np.ndarray] = deque()
+        self._row_count = 0
+        self._ledger: deque[BatchRecord] = deque()
+        self._busy = threading.Lock()
+        self.stale_rows = 0
+        self.failure: Optional[Exception] = None
+
+    @property
+    def skipped_rows(self) -> int:
+        """Rows that arrived again after they had been taken."""
+        return self._tracker.skipped_rows
+
+    def next_batch(self) -> BatchRecord:
+        """The record of the oldest batch not yet asked about: call it once a step, in order."""
+        return self._ledger.popleft()
+
+    def __len__(self) -> int:
+        # MindSpore counts an iterable without a length by reading it to its end.
+        return UNBOUNDED_LENGTH
+
+    def __iter__(self) -> StreamingDataset:
+        return self
+
+    def __next__(self) -> Batch:
+        """(id int32[batch, 39], weight float32[batch, 39], label float32[batch, 1])."""
+        with self._busy:
+            try:
+                self._collect()
+            except StopIteration:
+                raise
+            except Exception as error:
+                self.failure = error
+                raise
+            return self._cut_batch()
+
+    def close(self) -> None:
+        """Waits for a pending ``__next__`` (the flag must be set) and leaves the channel."""
+        with self._busy:
+            if self._receiver is not None:
+                self._receiver.close()
+                self._receiver = None
+
+    def _collect(self) -> None:
+        """Receives windows until a batch is full."""
+        idle_since = time.monotonic()
+        while self._row_count < self._batch_size:
+            if self._flag.is_set():
+                raise StopIteration
+            window = self._receive()
+            if window is not None and self._admit(window):
+                idle_since = time.monotonic()
+            elif self._idle_seconds and time.monotonic() - idle_since >= self._idle_seconds:
+                self._flag.set(f"no rows for {self._idle_seconds:g} s")
+
+    def _receive(self) -> Optional[np.ndarray]:
+        if self._receiver is None:
+            self._receiver = self._attach()
+            if self._receiver is None:
+                return None
+        try:
+            return self._receiver.receive(RECEIVE_SECONDS, self._flag.is_set)
+        except ChannelError as error:
+            logger.warning("the channel is gone (%s): waiting for a consumer", error)
+            self._receiver.close()
+            self._receiver = None
+            return None
+
+    def _admit(self, window: np.ndarray) -> bool:
+        """Keeps the rows of a window that are due; says whether there were any."""
+        if int(window["session"][0]) != self._session:
+            self.stale_rows += len(window)
+            return False
+        self._check_dictionaries(int(window["dictionaries"][0]))
+        due = self._tracker.admit(window["partition"], window["start"], window["offset"])
+        rows = window if due.all() else window[due]
+        if len(rows):
+            self._rows.append(rows)
+            self._row_count += len(rows)
+        return len(rows) > 0
+
+    def _check_dictionaries(self, fingerprint: int) -> None:
+        if self._dictionaries is None:
+            self._dictionaries = fingerprint
+        if fingerprint != self._dictionaries:
+            raise DatasetError(
+                f"the consumer's dictionaries have fingerprint {fingerprint:016x}, "
+                f"this model was trained with {self._dictionaries:016x}"
+            )
+
+    def _cut_batch(self) -> Batch:
+        parts: list[np.ndarray] = []
+        missing = self._batch_size
+        while missing:
+            rows = self._rows[0]
+            parts.append(rows[:missing])
+            if len(rows) > missing:
+                self._rows[0] = rows[missing:]
+            else:
+                self._rows.popleft()
+            missing -= len(parts[-1])
+        self._row_count -= self._batch_size
+        batch = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._record(batch)
+        return (
+            np.ascontiguousarray(batch["id"]),
+            np.ascontiguousarray(batch["weight"]),
+            np.ascontiguousarray(batch["label"]).reshape(-1, 1),
+        )
+
+    def _record(self, batch: np.ndarray) -> None:
+        partition, offset = batch["partition"].ravel(), batch["offset"].ravel()
+        self._handed_out = advance(self._handed_out, partition, offset)
+        self._ledger.append(
+            BatchRecord(
+                self._handed_out,
+                row_ranges(partition, offset),
+                len(partition),
+                int(batch["dictionaries"][0]),
+            )
+        )

@@ -1,0 +1,118 @@
+"""Repairs of four defects of the yr engine's client, as shipped inside mindpandas 0.2.0.
+
+A consumer and a trainer live for weeks; the client was made for scripts that live for minutes. It
+keeps something of every call for ever, and it waits for ever when the engine is gone. Each function
+below mends one such defect and says what it is; `tests/test_engine_repairs.py` fails as soon as a
+new mindpandas has mended one itself.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import threading
+import weakref
+from typing import Any, Callable, Optional
+
+import mindpandas  # noqa: F401  (puts yr and fnruntime on the module path: it has to come first)
+import yr
+from fnruntime.rpc import sdk
+from yr.object_ref import ObjectRef
+from yr.runtime.runtime import Runtime
+from yr.runtime.task_manager import TaskManager
+
+SEND_TIMEOUT_SECONDS = 15
+GET_TIMEOUT_SECONDS = 30
+
+_FUTURES = "_TaskManager__futures"
+_lock = threading.Lock()
+_applied = False
+
+
+def apply_repairs() -> None:
+    """Mends the engine's client in this process. Cheap and idempotent; safe from any thread."""
+    global _applied
+    with _lock:
+        if _applied:
+            return
+        # The decorator that makes RPClient a singleton hides its class; making one starts threads.
+        client_class = sdk.RPClient._cls
+        forget_answered_callbacks(client_class)
+        forget_finished_futures()
+        bound_send(client_class)
+        bound_get()
+        _applied = True
+
+
+def forget_answered_callbacks(client_class: Any) -> None:
+    """Drops a call's callback once its answer is there.
+
+    Defect: `RPClient.notify` looks the callback up in `_invoke_callback` and leaves it there, with
+    the request and its arguments: about 5 KB for each call, never freed.
+    """
+    original = client_class.notify
+
+    @functools.wraps(original)
+    def notify(self: Any, request: Any) -> None:
+        original(self, request)
+        self.unregister_invoke_callback(request.requestID)
+
+    client_class.notify = notify
+
+
+def forget_finished_futures() -> None:
+    """Lets a call's future live only as long as somebody holds a reference to the call's result.
+
+    Defect: `TaskManager.add_task` stores a future for each call and never removes it. Removing it
+    on completion would be too early, since `yr.get` asks the future whether the call failed. So
+    the table holds it weakly and the `ObjectRef` of the result holds it strongly; a call under way
+    is held by its callback.
+    """
+    original = TaskManager.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        setattr(self, _FUTURES, weakref.WeakValueDictionary())
+
+    def set_task_id(self: Any, task_id: Optional[str]) -> None:
+        task_id_property.fset(self, task_id)
+        if task_id is not None and Runtime().rt is not None:
+            self._future = self.get_future()
+
+    task_id_property: Any = ObjectRef.task_id
+    ObjectRef.task_id = property(task_id_property.fget, set_task_id)
+    TaskManager.__init__ = init
+    if Runtime().rt is not None:  # somebody initialised the engine before us
+        setattr(Runtime().rt.task_mgr, _FUTURES, weakref.WeakValueDictionary())
+
+
+def bound_send(client_class: Any) -> None:
+    """Gives every message to the engine at most `SEND_TIMEOUT_SECONDS`; then `TimeoutError`.
+
+    Defect: `.invoke` passes None as the time-out of `RPClient.send`, `terminate` 900 s. When an
+    actor's process crashes, or the engine goes away, the answer never comes and the caller never
+    returns. Beside that, Python 3.9's `Future.result` raises a `TimeoutError` of its own, which
+    `send` does not catch, so that its entry in the table of expected answers stays.
+    """
+    original: Callable[..., Any] = client_class.send
+
+    @functools.wraps(original)
+    def send(self: Any, request: Any, timeout: Optional[float] = None) -> Any:
+        limit = SEND_TIMEOUT_SECONDS if timeout is None else min(timeout, SEND_TIMEOUT_SECONDS)
+        try:
+            return original(self, request, limit)
+        except concurrent.futures.TimeoutError:
+            self._response_futures.pop(request.messageID, None)
+            raise TimeoutError(f"the engine did not take a message within {limit} s") from None
+
+    client_class.send = send
+
+
+def bound_get() -> None:
+    """Lowers the default time-out of `yr.get`, 300 s, to `GET_TIMEOUT_SECONDS`.
+
+    Defect: `yr.get_instance` and the constructors of the channel's ends wait by that default and
+    have no argument for it: an actor that hangs would hold its caller for five minutes.
+    """
+    yr.get.__defaults__ = (GET_TIMEOUT_SECONDS,)

@@ -1,0 +1,280 @@
+"""The resident trainer: a StreamingDataset feeding ``RecModel.online_train``, with checkpoints.
+
+Guarantee: weights, optimizer state and position are saved as one unit, and the position is
+committed to the Kafka group only after its checkpoint is durable. A restart goes on from the newest
+valid checkpoint and names its session in the commit, which makes the consumer rewind to it: no row
+is lost and none is trained twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Optional
+
+import mindspore as ms
+from mindspore import context
+from mindspore.dataset import GeneratorDataset
+from mindspore.dataset import config as dataset_config
+from mindspore_rec import RecModel
+
+from src.callbacks import (
+    LedgerCallBack,
+    LossCallBack,
+    NonFiniteLoss,
+    StopCallBack,
+    StreamCheckpoint,
+    TrainingProgress,
+    TrainingStopped,
+)
+from src.channel import WindowReceiver, attach, finalize
+from src.checkpoint import CheckpointStore, Unit
+from src.config import Config
+from src.dataset import DatasetError, StreamingDataset
+from src.kafka_source import RowSource
+from src.position import Commit, Position
+from src.stop import StopFlag
+from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
+
+logger = logging.getLogger(__name__)
+
+COLUMN_NAMES = ["id", "weight", "label"]
+READ_AHEAD_BATCHES = 4
+
+
+class TrainError(RuntimeError):
+    """Training can't start or go on; one line says why."""
+
+
+def choose_device(device_target: str) -> str:
+    """"GPU" or "CPU": the one asked for, or for "auto" a GPU where MindSpore can use one."""
+    if device_target != "auto":
+        return device_target
+    try:
+        context.set_context(device_target="GPU")
+        ms.ops.ones((1,), ms.float32).asnumpy()
+    except (RuntimeError, ValueError) as error:
+        logger.info("no usable GPU (%s): training on the CPU", str(error).strip().split("\n")[0])
+        return "CPU"
+    return "GPU"
+
+
+def build_network(config: Config) -> TrainStepWrap:
+    """The training step of Wide&Deep as the configuration describes it."""
+    model_config = model_config_of(config)
+    network = NetWithLossClass(WideDeepModel(model_config), model_config)
+    return TrainStepWrap(network, model_config)
+
+
+def model_config_of(config: Config) -> ModelConfig:
+    """The part of the configuration that describes the model."""
+    fields = asdict(config)
+    return ModelConfig(**{name: fields[name] for name in ModelConfig.__dataclass_fields__})
+
+
+def model_shape(config: Config) -> dict[str, object]:
+    """What two runs must agree on to share a checkpoint."""
+    return {
+        "field_size": config.field_size,
+        "vocab_size": config.vocab_size,
+        "emb_dim": config.emb_dim,
+        "deep_layer_dim": list(config.deep_layer_dim),
+        "sparse": config.sparse,
+    }
+
+
+class Trainer:
+    """One trainer process from start to stop."""
+
+    def __init__(self, config: Config, flag: StopFlag) -> None:
+        self._config = config
+        self._flag = flag
+        self._store = CheckpointStore(
+            Path(config.ckpt_path), config.ckpt_prefix, config.keep_checkpoint_max
+        )
+        self._session = secrets.randbits(62) + 1
+        self._dataset: Optional[StreamingDataset] = None
+
+    def run(self) -> None:
+        """Trains until the flag is set; leaves a last checkpoint.
+
+        Raises:
+            TrainError, CheckpointError, ChannelError, SourceError, DatasetError, GapError,
+            NonFiniteLoss: One line says what went wrong.
+        """
+        config = self._config
+        if config.fresh:
+            self._store.set_aside()
+        unit = self._store.newest()
+        if unit is not None:
+            self._store.check(unit, config.topic, unit.dictionaries, model_shape(config))
+        receiver = self._attach_first()
+        if receiver is None:
+            return
+        with RowSource(
+            config.bootstrap_servers, config.topic, config.group_id, config.reconnect_seconds
+        ) as source:
+            position = self._begin_session(source, unit)
+            network = self._build(unit)
+            self._dataset = self._open_stream(receiver, position, unit)
+            self._train(network, source, TrainingProgress(unit.step if unit else 0, position))
+
+    def _attach_first(self) -> Optional[WindowReceiver]:
+        """Waits for the consumer for as long as it takes."""
+        config = self._config
+        began = time.monotonic()
+
+        def give_up() -> bool:
+            idle = time.monotonic() - began
+            if config.idle_seconds and idle >= config.idle_seconds:
+                self._flag.set(f"no consumer for {config.idle_seconds:g} s")
+            return self._flag.is_set()
+
+        receiver = attach(
+            config.address, config.namespace, config.dataset_name, 0, give_up, logger.info
+        )
+        return self._checked(receiver)
+
+    def _attach_again(self) -> Optional[WindowReceiver]:
+        """Waits for the consumer's return for ``reconnect_seconds``."""
+        config = self._config
+        began = time.monotonic()
+
+        def give_up() -> bool:
+            return self._flag.is_set() or time.monotonic() - began >= config.reconnect_seconds
+
+        receiver = attach(
+            config.address, config.namespace, config.dataset_name, 0, give_up, logger.info
+        )
+        if receiver is None and not self._flag.is_set():
+            raise DatasetError(f"no consumer came back within {config.reconnect_seconds:g} s")
+        return self._checked(receiver)
+
+    def _checked(self, receiver: Optional[WindowReceiver]) -> Optional[WindowReceiver]:
+        if receiver is not None and receiver.num_shards != 1:
+            raise TrainError(
+                f"the consumer was started with --num_shards={receiver.num_shards}, "
+                "this trainer is the only rank: both must be equal"
+            )
+        return receiver
+
+    def _begin_session(self, source: RowSource, unit: Optional[Unit]) -> Position:
+        """Tells the consumer where this trainer starts, and returns that place."""
+        if unit is not None:
+            position = unit.position
+            logger.info("resuming at step %d, position %s, from %s", unit.step, position, unit.path)
+        else:
+            committed = source.committed()
+            if committed is None:
+                raise TrainError("the consumer has not committed where the stream starts")
+            position = committed.position
+            logger.info("starting afresh at position %s", position)
+        source.commit(Commit(position, self._session))
+        return position
+
+    def _build(self, unit: Optional[Unit]) -> TrainStepWrap:
+        ms.set_seed(self._config.seed)
+        network = build_network(self._config)
+        network.set_train()
+        if unit is not None:
+            self._store.restore(unit, network)
+        return network
+
+    def _open_stream(
+        self, receiver: WindowReceiver, position: Position, unit: Optional[Unit]
+    ) -> StreamingDataset:
+        receivers = [receiver]
+
+        def attach_next() -> Optional[WindowReceiver]:
+            return receivers.pop() if receivers else self._attach_again()
+
+        return StreamingDataset(
+            attach_next,
+            position,
+            self._session,
+            self._config.batch_size,
+            self._flag,
+            self._config.idle_seconds,
+            unit.dictionaries if unit else None,
+        )
+
+    def _train(
+        self, network: TrainStepWrap, source: RowSource, progress: TrainingProgress
+    ) -> None:
+        config, stream = self._config, self._dataset
+        assert stream is not None
+        checkpoint = StreamCheckpoint(
+            store=self._store,
+            network=network,
+            progress=progress,
+            every_steps=config.save_checkpoint_steps,
+            topic=config.topic,
+            model=model_shape(config),
+            on_saved=lambda unit: source.commit(Commit(unit.position, self._session)),
+        )
+        callbacks = [
+            ms.TimeMonitor(1),
+            LedgerCallBack(progress, stream, config.audit_path),
+            LossCallBack(progress, config.loss_file_name),
+            checkpoint,
+            StopCallBack(progress, self._flag, config.max_steps),
+        ]
+        began = time.monotonic()
+        try:
+            self._online_train(network, stream, callbacks)
+        finally:
+            if progress.steps_done:
+                report(progress, stream, time.monotonic() - began)
+        checkpoint.save_now()
+
+    def _online_train(
+        self, network: TrainStepWrap, stream: StreamingDataset, callbacks: list[ms.Callback]
+    ) -> None:
+        """Returns when training was stopped, however MindSpore puts it."""
+        dataset_config.set_prefetch_size(READ_AHEAD_BATCHES)
+        dataset = GeneratorDataset(
+            stream,
+            COLUMN_NAMES,
+            shuffle=False,
+            num_parallel_workers=1,
+            python_multiprocessing=False,
+        )
+        try:
+            RecModel(network).online_train(dataset, callbacks=callbacks, dataset_sink_mode=True)
+        except TrainingStopped as stopped:
+            self._flag.set(str(stopped))
+        except NonFiniteLoss:
+            self._flag.set("the loss is not finite")
+            raise
+        except RuntimeError:
+            # An iterator that ends is an error to MindSpore; to us it is the stop we asked for.
+            if stream.failure is not None:
+                self._flag.set("the stream failed")
+                raise stream.failure from None
+            if not self._flag.is_set():
+                self._flag.set("training failed")
+                raise
+        logger.info("stopping: %s", self._flag.reason)
+
+    def close(self) -> None:
+        """Leaves the channel and the engine; the flag must be set."""
+        self._flag.set("closing")
+        if self._dataset is not None:
+            self._dataset.close()
+        finalize()
+
+
+def report(progress: TrainingProgress, stream: StreamingDataset, seconds: float) -> None:
+    """Logs what was trained."""
+    logger.info(
+        "trained %d steps, %d rows in %.1f s (%.0f rows/s), skipped %d rows, dropped %d stale rows",
+        progress.steps_done,
+        progress.rows_done,
+        seconds,
+        progress.rows_done / seconds,
+        stream.skipped_rows,
+        stream.stale_rows,
+    )

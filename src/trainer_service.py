@@ -1,0 +1,47 @@
+"""Sets MindSpore up, runs a trainer and turns its errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+
+from mindspore import context
+
+from src.callbacks import NonFiniteLoss
+from src.channel import ChannelError
+from src.checkpoint import CheckpointError
+from src.config import Config
+from src.dataset import DatasetError
+from src.kafka_source import SourceError
+from src.position import GapError
+from src.stop import StopFlag
+from src.train import TrainError, Trainer, choose_device
+
+logger = logging.getLogger(__name__)
+
+EXPECTED_ERRORS = (
+    ChannelError,
+    CheckpointError,
+    DatasetError,
+    GapError,
+    NonFiniteLoss,
+    SourceError,
+    TrainError,
+)
+
+
+def run_trainer(config: Config, flag: StopFlag) -> int:
+    """Runs until the flag is set; returns 0, or 1 after an error, which is logged."""
+    device = choose_device(config.device_target)
+    context.set_context(mode=context.GRAPH_MODE, device_target=device)
+    logger.info("training on the %s", device)
+    trainer = None
+    try:
+        trainer = Trainer(config, flag)
+        trainer.run()
+    except EXPECTED_ERRORS as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        if trainer is not None:
+            trainer.close()
+    return 0
