@@ -1,0 +1,179 @@
+"""StreamingDataset on windows handed to it directly: order, ledger, sessions, gaps and stops."""
+
+from __future__ import annotations
+
+from typing import Optional, cast
+
+import numpy as np
+import pytest
+
+from src.channel import ChannelError, WindowReceiver
+from src.criteo import FIELD_SIZE
+from src.dataset import DatasetError, StreamingDataset
+from src.position import GapError, Position
+from src.stop import StopFlag
+from src.window import Provenance, make_window
+
+SESSION = 77
+DICTIONARIES = 5
+
+
+class ListedWindows:
+    """A receiver of windows known beforehand; an exception among them is raised instead."""
+
+    num_shards = 1
+
+    def __init__(self, items: list[object]) -> None:
+        self._items = list(items)
+        self.closed = False
+
+    def receive(self, timeout_seconds: float, give_up: object) -> Optional[np.ndarray]:
+        if not self._items:
+            return None
+        item = self._items.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        return cast(np.ndarray, item)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def window(
+    offsets: list[int],
+    partition: int = 0,
+    session: int = SESSION,
+    dictionaries: int = DICTIONARIES,
+    starts: Optional[list[int]] = None,
+) -> np.ndarray:
+    """Rows whose ids, weight and label all tell their offset."""
+    rows = np.asarray(offsets, dtype=np.int64)
+    return make_window(
+        np.repeat(rows[:, None], FIELD_SIZE, axis=1).astype(np.int32),
+        np.repeat(rows[:, None] / 10, FIELD_SIZE, axis=1).astype(np.float32),
+        (rows % 2).astype(np.float32),
+        Provenance(
+            np.full(len(rows), partition, dtype=np.int32),
+            np.asarray(starts if starts is not None else offsets, dtype=np.int64),
+            rows,
+            np.zeros(len(rows), dtype=np.int64),
+        ),
+        num_shards=1,
+        session=session,
+        dictionaries=dictionaries,
+    )
+
+
+def dataset(
+    items: list[object], batch_size: int = 4, idle_seconds: float = 0.05, **options: object
+) -> StreamingDataset:
+    receivers = [cast(WindowReceiver, ListedWindows(items))]
+    return StreamingDataset(
+        lambda: receivers.pop() if receivers else None,
+        cast(Position, options.pop("position", Position({0: 0, 1: 0}))),
+        SESSION,
+        batch_size,
+        cast(StopFlag, options.pop("flag", StopFlag())),
+        idle_seconds,
+        cast(Optional[int], options.pop("dictionaries", None)),
+    )
+
+
+def offsets_of(stream: StreamingDataset) -> list[list[int]]:
+    return [batch[0][:, 0].tolist() for batch in stream]
+
+
+def test_batches_are_cut_across_windows_in_stream_order() -> None:
+    stream = dataset([window([0, 1, 2]), window([3]), window([4, 5, 6, 7, 8, 9])])
+    assert offsets_of(stream) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_batch_has_the_shapes_and_types_the_network_takes() -> None:
+    ids, weights, labels = next(dataset([window([0, 1, 2, 3])]))
+    assert (ids.shape, ids.dtype) == ((4, FIELD_SIZE), np.int32)
+    assert (weights.shape, weights.dtype) == ((4, FIELD_SIZE), np.float32)
+    assert labels.tolist() == [[0.0], [1.0], [0.0], [1.0]]
+    assert labels.dtype == np.float32
+    np.testing.assert_allclose(weights[3], 0.3, rtol=1e-6)
+
+
+def test_the_ledger_gives_the_position_behind_each_batch_not_behind_what_was_read_ahead() -> None:
+    stream = dataset([window(list(range(12)))])
+    next(stream), next(stream)
+    assert stream.next_batch().position.offsets == {0: 4, 1: 0}
+    record = stream.next_batch()
+    assert record.position == Position({0: 8, 1: 0}, last_partition=0)
+    assert (record.rows, record.dictionaries) == (4, DICTIONARIES)
+    assert [(part.first_offset, part.last_offset) for part in record.ranges] == [(4, 7)]
+
+
+def test_windows_of_another_session_are_dropped_and_counted() -> None:
+    stream = dataset([window([0, 1], session=1), window([0, 1, 2, 3])])
+    assert offsets_of(stream) == [[0, 1, 2, 3]]
+    assert stream.stale_rows == 2
+
+
+def test_rows_below_the_position_are_skipped_and_counted() -> None:
+    stream = dataset([window([0, 1, 2, 3, 4, 5])], position=Position({0: 2, 1: 0}))
+    assert offsets_of(stream) == [[2, 3, 4, 5]]
+    assert stream.skipped_rows == 2
+
+
+def test_rows_that_arrive_twice_are_taken_once() -> None:
+    stream = dataset([window([0, 1, 2]), window([0, 1, 2, 3, 4]), window([5, 6, 7])])
+    assert offsets_of(stream) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_gap_is_an_error_that_names_partition_and_offsets() -> None:
+    stream = dataset([window([0, 1]), window([5, 6])])
+    with pytest.raises(GapError, match="partition 0.*offset 2 to 4"):
+        next(stream)
+    assert isinstance(stream.failure, GapError)
+
+
+def test_offsets_covered_by_a_row_are_no_gap() -> None:
+    stream = dataset([window([0, 1, 5, 6], starts=[0, 1, 2, 6])])
+    assert offsets_of(stream) == [[0, 1, 5, 6]]
+
+
+def test_other_dictionaries_in_mid_stream_are_refused_with_both_fingerprints() -> None:
+    stream = dataset([window([0, 1]), window([2, 3], dictionaries=6)])
+    with pytest.raises(DatasetError, match="0{15}6.*0{15}5"):
+        next(stream)
+
+
+def test_a_resumed_stream_insists_on_the_checkpoints_dictionaries() -> None:
+    stream = dataset([window([0, 1, 2, 3])], dictionaries=9)
+    with pytest.raises(DatasetError, match="fingerprint"):
+        next(stream)
+
+
+def test_a_lost_channel_is_attached_again_and_the_stream_goes_on() -> None:
+    first = ListedWindows([window([0, 1]), ChannelError("gone")])
+    second = ListedWindows([window([0, 1, 2, 3])])
+    receivers = [second, first]
+    stream = StreamingDataset(
+        lambda: cast(WindowReceiver, receivers.pop()),
+        Position({0: 0}),
+        SESSION,
+        batch_size=4,
+        flag=StopFlag(),
+    )
+    assert next(stream)[0][:, 0].tolist() == [0, 1, 2, 3]
+    assert first.closed
+
+
+def test_the_stop_flag_ends_a_waiting_iteration() -> None:
+    flag = StopFlag()
+    flag.set("test")
+    stream = dataset([window([0, 1, 2, 3])], flag=flag)
+    with pytest.raises(StopIteration):
+        next(stream)
+    assert stream.failure is None
+
+
+def test_an_idle_stream_sets_the_stop_flag_and_says_why() -> None:
+    flag = StopFlag()
+    assert offsets_of(dataset([window([0, 1])], flag=flag)) == []
+    assert flag.is_set()
+    assert flag.reason == "no rows for 0.05 s"
