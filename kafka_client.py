@@ -1,0 +1,52 @@
+"""Step 2: creates the topic with its partitions; run again, it only checks or grows them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Optional, Sequence
+
+from src.config import add_shared_flags
+from src.topic import TopicError, ensure_topic
+
+logger = logging.getLogger("kafka_client")
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add_shared_flags(parser, "bootstrap_servers", "topic")
+    parser.add_argument("--num_partitions", type=int, default=2, help="one for each file")
+    parser.add_argument("--replication_factor", type=int, default=1, help="copies of a partition")
+    arguments = parser.parse_args(argv)
+    for name in ("num_partitions", "replication_factor"):
+        if getattr(arguments, name) <= 0:
+            parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
+    return arguments
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Makes sure that the topic is there."""
+    arguments = parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+    try:
+        ensure_topic(
+            arguments.bootstrap_servers,
+            arguments.topic,
+            arguments.num_partitions,
+            arguments.replication_factor,
+        )
+    except TopicError as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

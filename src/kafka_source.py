@@ -1,0 +1,391 @@
+"""The broker edge of the consumer and the trainer: partitions → rows with offsets, and commits.
+
+Guarantee: from the position it was told to seek, every message of every partition is handed out in
+offset order and stays held until it is dropped. Nothing is committed unless ``commit`` is called;
+the group is used for its committed offsets alone, partitions are assigned by hand.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any, Callable, Mapping, Optional, TypeVar
+
+import numpy as np
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from src.position import Commit, Position
+
+logger = logging.getLogger(__name__)
+
+MAX_HELD_ROWS = 200_000
+MAX_POLL_ROWS = 10_000
+REQUEST_SECONDS = 5.0
+RETRY_SECONDS = 0.5
+PROBE_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+class SourceError(RuntimeError):
+    """The broker, topic or wanted offset is not there; one line says which."""
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """The first messages held of one partition.
+
+    Attributes:
+        partition: Its number.
+        values: The raw message values.
+        offset: int64[messages].
+        timestamp: int64[messages], ms since 1970.
+        exhausted: Whether the topic holds nothing in this partition beyond these messages.
+    """
+
+    partition: int
+    values: list[Optional[bytes]]
+    offset: np.ndarray
+    timestamp: np.ndarray
+    exhausted: bool
+
+
+class _Queue:
+    """The messages held of one partition, oldest first."""
+
+    def __init__(self) -> None:
+        self.values: deque[Optional[bytes]] = deque()
+        self.offsets: deque[int] = deque()
+        self.timestamps: deque[int] = deque()
+
+    def extend(self, records: list[Any]) -> None:
+        self.values.extend([record.value for record in records])
+        self.offsets.extend([record.offset for record in records])
+        self.timestamps.extend([record.timestamp for record in records])
+
+    def drop(self, rows: int) -> None:
+        for queue in (self.values, self.offsets, self.timestamps):
+            for _ in range(rows):
+                queue.popleft()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class RowSource:
+    """Reads a topic's partitions and keeps the group's commit.
+
+    Args:
+        bootstrap_servers: host:port,...
+        topic: The topic.
+        group_id: The group whose committed offsets are the stream's position.
+        reconnect_seconds: How long a broker that went away is waited for.
+
+    Raises:
+        SourceError: No broker answers, or there is no such topic.
+    """
+
+    def __init__(
+        self, bootstrap_servers: str, topic: str, group_id: str, reconnect_seconds: float = 60
+    ) -> None:
+        self._servers = bootstrap_servers
+        self._topic = topic
+        self._reconnect_seconds = reconnect_seconds
+        self._heard_at = self._probed_at = time.monotonic()
+        try:
+            self._consumer = KafkaConsumer(
+                bootstrap_servers=bootstrap_servers.split(","),
+                group_id=group_id,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                allow_auto_create_topics=False,
+                bootstrap_timeout_ms=10_000,
+                max_poll_records=MAX_POLL_ROWS,
+                max_partition_fetch_bytes=4 << 20,
+                reconnect_backoff_max_ms=1_000,
+                request_timeout_ms=10_000,
+                metrics_enabled=False,
+            )
+        except KafkaError as error:
+            raise SourceError(f"no broker answers at {bootstrap_servers}: {error}") from None
+        self.partitions = self._find_partitions()
+        self._handles = {number: TopicPartition(topic, number) for number in self.partitions}
+        self._consumer.assign(list(self._handles.values()))
+        self._queues = {number: _Queue() for number in self.partitions}
+        self._paused: set[int] = set()
+
+    def __enter__(self) -> RowSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the broker."""
+        self._consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def committed(self) -> Optional[Commit]:
+        """What the group has committed for the topic, or None where it has nothing yet."""
+        found: dict[int, Any] = {}
+        for number, handle in self._handles.items():
+            found[number] = self._patiently(
+                "reading the committed position",
+                lambda handle=handle: self._consumer.committed(
+                    handle, metadata=True, timeout_ms=int(REQUEST_SECONDS * 1000)
+                ),
+            )
+        known = {number: entry for number, entry in found.items() if entry is not None}
+        if not known:
+            return None
+        missing = [number for number in self.partitions if number not in known]
+        offsets = {number: int(entry.offset) for number, entry in known.items()}
+        # A partition added since the last commit starts at its beginning.
+        offsets.update(self._beginnings(missing))
+        return Commit.from_offsets(offsets, next(iter(known.values())).metadata)
+
+    def commit(self, commit: Commit) -> None:
+        """Commits a position with its session, for all partitions at once.
+
+        Raises:
+            SourceError: The broker stayed away for longer than reconnect_seconds.
+        """
+        metadata = commit.metadata()
+        offsets = {
+            self._handles[number]: OffsetAndMetadata(offset, metadata, -1)
+            for number, offset in commit.position.offsets.items()
+        }
+        self._patiently(
+            "committing the position",
+            lambda: self._consumer.commit(offsets, timeout_ms=int(REQUEST_SECONDS * 1000)),
+        )
+
+    def resolve_start(self, start: str, allow_loss: bool = False) -> Position:
+        """Where to begin reading.
+
+        Args:
+            start: "committed" (earliest where nothing is), "earliest", "latest", an ISO time such
+                as 2026-11-24T10:00:00 (UTC unless it says otherwise), or "partition:offset,...".
+            allow_loss: Go on at the first row there is where the wanted one is deleted already.
+
+        Raises:
+            SourceError: ``start`` can't be read, or retention has deleted the wanted rows.
+        """
+        beginnings = self._beginnings(self.partitions)
+        committed = self.committed() if start == "committed" else None
+        if committed is not None:
+            wanted: Mapping[int, int] = committed.position.offsets
+        elif start in ("committed", "earliest"):
+            wanted = beginnings
+        elif start == "latest":
+            wanted = self._ends()
+        elif ":" in start and "-" not in start:
+            wanted = {**beginnings, **self._named_offsets(start)}
+        else:
+            wanted = self._offsets_at(start)
+        return Position(self._reachable(wanted, beginnings, allow_loss))
+
+    def seek(self, position: Position) -> None:
+        """Drops everything held and reads on from a position."""
+        for number, handle in self._handles.items():
+            self._consumer.seek(handle, position.offsets[number])
+            self._queues[number] = _Queue()
+        self._resume_all()
+
+    def poll(self, timeout_seconds: float) -> None:
+        """Fetches what is there, waiting up to ``timeout_seconds`` for something.
+
+        Raises:
+            SourceError: The broker stayed away for longer than reconnect_seconds.
+        """
+        try:
+            batches = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
+        except KafkaError as error:
+            raise SourceError(f"reading {self._topic}: {error}") from None
+        for handle, records in batches.items():
+            self._queues[handle.partition].extend(records)
+        if batches:
+            self._heard_at = time.monotonic()
+        else:
+            self._probe_broker()
+        self._bound_memory()
+
+    def waiting(self) -> int:
+        """How many messages are held."""
+        return sum(map(len, self._queues.values()))
+
+    def held(self, limit_per_partition: int) -> list[HeldRows]:
+        """The first messages held of each partition, in partition order; they stay held."""
+        found = []
+        for number in self.partitions:
+            queue = self._queues[number]
+            count = min(len(queue), limit_per_partition)
+            found.append(
+                HeldRows(
+                    number,
+                    _first(queue.values, count),
+                    np.array(_first(queue.offsets, count), dtype=np.int64),
+                    np.array(_first(queue.timestamps, count), dtype=np.int64),
+                    count == len(queue) and self._at_end(number),
+                )
+            )
+        return found
+
+    def drop(self, partition: int, rows: int) -> None:
+        """Lets the first held messages of a partition go."""
+        self._queues[partition].drop(rows)
+
+    def _at_end(self, number: int) -> bool:
+        """Whether everything that the broker had at the last fetch has been fetched."""
+        handle = self._handles[number]
+        end = self._consumer.highwater(handle)
+        return end is not None and self._consumer.position(handle, timeout_ms=1_000) >= end
+
+    def _find_partitions(self) -> list[int]:
+        found = self._patiently(
+            "looking for the topic", lambda: self._consumer.partitions_for_topic(self._topic)
+        )
+        if not found:
+            self.close()
+            raise SourceError(
+                f"there is no topic {self._topic} at {self._servers}: kafka_client.py makes it"
+            )
+        return sorted(found)
+
+    def _beginnings(self, numbers: list[int]) -> dict[int, int]:
+        return self._bounds(numbers, self._consumer.beginning_offsets)
+
+    def _ends(self) -> dict[int, int]:
+        return self._bounds(self.partitions, self._consumer.end_offsets)
+
+    def _bounds(self, numbers: list[int], ask: Callable[..., Any]) -> dict[int, int]:
+        if not numbers:
+            return {}
+        handles = [self._handles[number] for number in numbers]
+        found = self._patiently(
+            "asking for offsets", lambda: ask(handles, timeout_ms=int(REQUEST_SECONDS * 1000))
+        )
+        return {handle.partition: int(offset) for handle, offset in found.items()}
+
+    def _named_offsets(self, start: str) -> dict[int, int]:
+        try:
+            pairs = [part.split(":") for part in start.split(",")]
+            offsets = {int(number): int(offset) for number, offset in pairs}
+        except ValueError:
+            raise SourceError(f"--start {start}: expected partition:offset,...") from None
+        for number in offsets:
+            if number not in self._handles:
+                raise SourceError(f"--start {start}: {self._topic} has no partition {number}")
+        return offsets
+
+    def _offsets_at(self, start: str) -> dict[int, int]:
+        try:
+            moment = datetime.fromisoformat(start.replace("Z", "+00:00"))
+        except ValueError:
+            raise SourceError(
+                f"--start {start}: expected committed, earliest, latest, an ISO time "
+                "or partition:offset,..."
+            ) from None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        wanted = {handle: int(moment.timestamp() * 1000) for handle in self._handles.values()}
+        found = self._patiently(
+            "looking for the time",
+            lambda: self._consumer.offsets_for_times(
+                wanted, timeout_ms=int(REQUEST_SECONDS * 1000)
+            ),
+        )
+        ends = self._ends()
+        offsets = {handle.partition: entry for handle, entry in found.items()}
+        return {
+            number: ends[number] if offsets.get(number) is None else int(offsets[number].offset)
+            for number in self.partitions
+        }
+
+    def _reachable(
+        self, wanted: Mapping[int, int], beginnings: Mapping[int, int], allow_loss: bool
+    ) -> dict[int, int]:
+        """The wanted offsets, unless retention has deleted some or they don't exist yet."""
+        ends = self._ends()
+        offsets = dict(wanted)
+        for number, offset in wanted.items():
+            if offset > ends[number]:
+                raise SourceError(
+                    f"partition {number} of {self._topic} ends at offset {ends[number]}, "
+                    f"the wanted offset {offset} is not there"
+                )
+            gone = beginnings[number] - offset
+            if gone > 0 and not allow_loss:
+                raise SourceError(
+                    f"partition {number} of {self._topic}: {gone} rows from offset {offset} on are "
+                    "deleted already (retention); --allow_loss goes on without them"
+                )
+            if gone > 0:
+                logger.warning("partition %d: %d rows are gone, going on", number, gone)
+                offsets[number] = beginnings[number]
+        return offsets
+
+    def _bound_memory(self) -> None:
+        """Pauses a partition that holds much, until it holds half of that."""
+        limit = max(MAX_HELD_ROWS // len(self.partitions), 1)
+        for number, queue in self._queues.items():
+            if len(queue) >= limit and number not in self._paused:
+                self._consumer.pause(self._handles[number])
+                self._paused.add(number)
+            elif len(queue) <= limit // 2 and number in self._paused:
+                self._consumer.resume(self._handles[number])
+                self._paused.discard(number)
+
+    def _resume_all(self) -> None:
+        for number in self._paused:
+            self._consumer.resume(self._handles[number])
+        self._paused.clear()
+
+    def _probe_broker(self) -> None:
+        """A silent broker may be idle or gone: ask it something about once a second."""
+        now = time.monotonic()
+        if now - self._probed_at < PROBE_SECONDS:
+            return
+        self._probed_at = now
+        try:
+            self._consumer.end_offsets(list(self._handles.values()), timeout_ms=1_000)
+            self._heard_at = time.monotonic()
+        except KafkaError as error:
+            silent = time.monotonic() - self._heard_at
+            if silent >= self._reconnect_seconds:
+                raise SourceError(
+                    f"the broker at {self._servers} has been away for {silent:.0f} s"
+                ) from None
+            logger.warning("the broker is away for %.0f s: %s", silent, error)
+
+    def _patiently(self, doing: str, request: Callable[[], T]) -> T:
+        """Repeats a request that fails until it succeeds or reconnect_seconds are over."""
+        give_up_at = time.monotonic() + self._reconnect_seconds
+        while True:
+            try:
+                answer = request()
+                self._heard_at = time.monotonic()
+                return answer
+            except KafkaError as error:
+                if time.monotonic() >= give_up_at:
+                    raise SourceError(
+                        f"{doing} of {self._topic} at {self._servers} failed "
+                        f"for {self._reconnect_seconds:g} s: {error}"
+                    ) from None
+                logger.warning("%s failed, trying again: %s", doing, error)
+                time.sleep(RETRY_SECONDS)
+
+
+def _first(queue: deque[T], count: int) -> list[T]:
+    """The first items of a deque."""
+    return [queue[place] for place in range(count)] if count < 64 else list(queue)[:count]
