@@ -9,6 +9,7 @@ from typing import Optional, Sequence
 
 from src.config import add_shared_flags
 from src.criteo import VALUE_FORMATS
+from src.logs import configure_logging
 from src.stop import StopFlag, stop_on_signals
 
 logger = logging.getLogger("consumer")
@@ -50,9 +51,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs the consumer until it is stopped."""
     arguments = parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging()
     flag = StopFlag()
     stop_on_signals(flag)
     from src.consumer_service import run_consumer  # MindPandas takes seconds: --help should not

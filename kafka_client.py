@@ -8,6 +8,7 @@ import sys
 from typing import Optional, Sequence
 
 from src.config import add_shared_flags
+from src.logs import configure_logging
 from src.topic import TopicError, ensure_topic
 
 logger = logging.getLogger("kafka_client")
@@ -31,10 +32,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Makes sure that the topic is there."""
     arguments = parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    configure_logging()
     try:
         ensure_topic(
             arguments.bootstrap_servers,

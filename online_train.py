@@ -7,6 +7,7 @@ import sys
 from typing import Optional, Sequence
 
 from src.config import Config, ConfigError, load_config
+from src.logs import configure_logging
 from src.stop import StopFlag, stop_on_signals
 
 logger = logging.getLogger("online_train")
@@ -19,9 +20,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> Config:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs the trainer until it is stopped."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging()
     try:
         config = parse_args(argv)
     except ConfigError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import signal
 import sys
 import time
 from multiprocessing.synchronize import Event
@@ -13,11 +14,11 @@ from typing import Optional, Sequence
 
 from src.config import add_shared_flags
 from src.criteo import VALUE_FORMATS
+from src.logs import configure_logging
 from src.produce import ProduceError, ProduceOptions, check_file, check_partitions, produce_file
 from src.stop import StopFlag, stop_on_signals
 
 logger = logging.getLogger("producer")
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -42,8 +43,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Produces the files; returns 0 when every row was delivered or a stop was asked for."""
     arguments = parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    configure_logging()
     files = [Path(name) for name in (arguments.file1, arguments.file2) if name]
     options = ProduceOptions(
         arguments.bootstrap_servers,
@@ -93,8 +93,8 @@ def _produce_all(files: Sequence[Path], options: ProduceOptions, flag: StopFlag)
 def _child(
     path: Path, partition: int, options: ProduceOptions, stopped: Event, delivered: Sequence[int]
 ) -> None:
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    configure_logging()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent to act on
     try:
         delivered[partition] = produce_file(  # type: ignore[index]
             path, partition, options, stopped.is_set

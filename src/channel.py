@@ -28,16 +28,18 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable
 
 import mindpandas  # noqa: F401  (puts yr on the module path: it has to come first)
 import numpy as np
 import numpy.typing as npt
 import yr
 from mindpandas.channel import BaseChannel, DataReceiver, DataSender
+from yr.exception import YRError
 
-from src.engine_repairs import apply_repairs
+from src.engine_repairs import apply_repairs, engine_lost
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ VANISH_SECONDS = 5.0
 POLL_SECONDS = 0.01
 LONGEST_POLL_SECONDS = 0.05
 STORE_FULL_PAUSE_SECONDS = 0.2
+STORE_START_SECONDS = 15.0
+# A live engine ends an actor in milliseconds; who closes a channel won't wait for a dead one.
+CLOSE_SECONDS = 3.0
 
 
 class ChannelError(RuntimeError):
@@ -62,8 +67,11 @@ def _never() -> bool:
 
 
 def _one_line(error: BaseException) -> str:
+    """What an error says: its first line, or the last one of a traceback from the actor."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[-1 if lines[0].startswith("Traceback") else 0][:300]
 
 
 @contextlib.contextmanager
@@ -73,7 +81,7 @@ def _engine_errors(doing: str) -> Iterator[None]:
         yield
     except ChannelError:
         raise
-    except (RuntimeError, TimeoutError, FutureTimeoutError) as error:
+    except (RuntimeError, TimeoutError, FutureTimeoutError, YRError) as error:
         raise ChannelError(f"{doing}: {_one_line(error)}") from error
 
 
@@ -98,12 +106,17 @@ class _Call:
         """Waits for the answer; False once `stop` says so. ChannelError if there'll be none."""
         while True:
             # Readiness is asked of the local future: `yr.get` knows whole seconds only.
-            with contextlib.suppress(FutureTimeoutError), _call_errors(self._doing):
+            try:
                 self._ref.wait(timeout=LONGEST_POLL_SECONDS)
                 return True
+            except FutureTimeoutError:
+                pass
+            except (RuntimeError, TimeoutError, YRError) as error:
+                raise ChannelError(f"{self._doing}: {_one_line(error)}") from error
             if stop():
                 return False
             if time.monotonic() > self._deadline:
+                engine_lost.set()
                 seconds = PATIENCE_FACTOR * self._timeout
                 raise ChannelError(f"{self._doing}: no answer within {seconds} s")
 
@@ -111,17 +124,6 @@ class _Call:
         """The answer of an answered call."""
         with _engine_errors(self._doing):
             return yr.get(self._ref, timeout=self._timeout)
-
-
-@contextlib.contextmanager
-def _call_errors(doing: str) -> Iterator[None]:
-    """As `_engine_errors`, but lets a time-out of the wait itself pass."""
-    try:
-        yield
-    except FutureTimeoutError:
-        raise
-    except (RuntimeError, TimeoutError) as error:
-        raise ChannelError(f"{doing}: {_one_line(error)}") from error
 
 
 class _UnorderedActor:
@@ -175,9 +177,8 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
         self._name = f"{namespace}/{dataset_name}"
         self._closed = False
         self._sending = threading.Lock()
-        apply_repairs()
-        with _engine_errors(f"the engine at {address} can't be reached"):
-            BaseChannel.__init__(self, address=address)
+        _join_engine(address)
+        _await_store()
         _free_name(namespace, dataset_name, rpc_timeout_seconds)
         with _engine_errors(f"channel {self._name} could not be made"):
             super().__init__(
@@ -223,7 +224,7 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
                 if not self._await_credit(waiting, give_up):
                     return False
 
-    def depth(self) -> List[int]:
+    def depth(self) -> list[int]:
         """Number of windows that wait in the queue of each shard."""
         calls = self._ask_sizes(range(self.num_shards))
         for call in calls.values():
@@ -235,13 +236,18 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
         if self._closed:
             return
         self._closed = True
+        ending = threading.Thread(target=self._terminate, name="channel-close", daemon=True)
+        ending.start()
+        ending.join(CLOSE_SECONDS)
+
+    def _terminate(self) -> None:
         try:
             with _engine_errors("terminate"):
                 self.actor.terminate()
         except ChannelError as error:
             logger.debug("channel %s was already gone: %s", self._name, error)
 
-    def _put_parts(self, parts: Dict[int, Window], give_up: GiveUp) -> bool:
+    def _put_parts(self, parts: dict[int, Window], give_up: GiveUp) -> bool:
         """Stores and queues one part for each shard, then waits until all are acknowledged."""
         calls = []
         for shard, part in parts.items():
@@ -256,7 +262,7 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
             call.value()
         return True
 
-    def _store(self, part: Window, give_up: GiveUp) -> Optional[Any]:
+    def _store(self, part: Window, give_up: GiveUp) -> Any | None:
         """Copies rows into the engine's store, waiting while that is full; None on `give_up`."""
         while not give_up():
             self._check_open()
@@ -269,7 +275,7 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
             time.sleep(STORE_FULL_PAUSE_SECONDS)
         return None
 
-    def _await_credit(self, shards: List[int], give_up: GiveUp) -> bool:
+    def _await_credit(self, shards: list[int], give_up: GiveUp) -> bool:
         """Waits until at least one of the shards has room; False on `give_up`."""
         pause = POLL_SECONDS
         while not give_up():
@@ -284,7 +290,7 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
             pause = min(2 * pause, LONGEST_POLL_SECONDS)
         return False
 
-    def _ask_sizes(self, shards: Any) -> Dict[int, _Call]:
+    def _ask_sizes(self, shards: Any) -> dict[int, _Call]:
         method = self.actor.get_queue_size
         return {shard: self._call(method, shard, doing=f"shard {shard}: size") for shard in shards}
 
@@ -296,6 +302,31 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
     def _check_open(self) -> None:
         if self._closed:
             raise ChannelError(f"channel {self._name} was closed")
+
+
+def _join_engine(address: str) -> None:
+    """Joins the engine, anew if this process has lost it."""
+    apply_repairs()
+    if engine_lost.is_set():
+        finalize()
+        engine_lost.clear()
+    with _engine_errors(f"the engine at {address} can't be reached"):
+        BaseChannel(address=address)
+
+
+def _await_store() -> None:
+    """Waits for the engine's store, which is ready some seconds later than the engine."""
+    deadline = time.monotonic() + STORE_START_SECONDS
+    while True:
+        try:
+            yr.put(0)
+            return
+        except RuntimeError as error:
+            if "not ready" not in str(error) or time.monotonic() > deadline:
+                raise ChannelError(
+                    f"the engine's store is not ready: {_one_line(error)}"
+                ) from error
+        time.sleep(STORE_FULL_PAUSE_SECONDS)
 
 
 def _free_name(namespace: str, dataset_name: str, timeout: int) -> None:
@@ -365,8 +396,8 @@ class WindowReceiver(_UnorderedActor, DataReceiver):  # type: ignore[misc]
         self._name = f"{namespace}/{dataset_name}"
         self._closed = False
         self._receiving = threading.Lock()
-        self._request: Optional[_Call] = None
-        apply_repairs()
+        self._request: _Call | None = None
+        _join_engine(address)
         with _engine_errors(f"channel {self._name} is not there"):
             super().__init__(
                 address=address,
@@ -387,7 +418,7 @@ class WindowReceiver(_UnorderedActor, DataReceiver):  # type: ignore[misc]
         """The shard this end reads."""
         return int(self._shard_id)
 
-    def receive(self, timeout_seconds: float, give_up: GiveUp = _never) -> Optional[Window]:
+    def receive(self, timeout_seconds: float, give_up: GiveUp = _never) -> Window | None:
         """Takes the next window out of the queue.
 
         Args:
@@ -424,7 +455,7 @@ class WindowReceiver(_UnorderedActor, DataReceiver):  # type: ignore[misc]
         """Leaves the channel, which goes on. Idempotent."""
         self._closed = True
 
-    def _pop(self, stop: GiveUp) -> Optional[Any]:
+    def _pop(self, stop: GiveUp) -> Any | None:
         """One look at the queue: the reference of its first window, or None.
 
         A look whose answer is late stays under way, and the next call waits for that same answer:
@@ -454,7 +485,7 @@ def attach(
     give_up: GiveUp,
     on_wait: Callable[[str], None],
     retry_seconds: float = 0.5,
-) -> Optional[WindowReceiver]:
+) -> WindowReceiver | None:
     """Waits for a channel's sender and returns the receiving end of one shard.
 
     Args:

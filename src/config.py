@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence, cast
+from typing import Any, cast
 
 import yaml
 
@@ -59,6 +61,16 @@ POSITIVE_KEYS = (
     *("save_checkpoint_steps", "keep_checkpoint_max", "reconnect_seconds"),
 )
 NOT_NEGATIVE_KEYS = ("l2_coef", "max_steps", "idle_seconds", "seed")
+MAX_SEED = 2**32 - 1  # NumPy, which MindSpore seeds too, takes no larger one
+
+# The first key of each group of flags in --help, in the order of Config.
+GROUPS = {
+    "address": "channel between consumer and trainer",
+    "bootstrap_servers": "Kafka",
+    "batch_size": "model",
+    "device_target": "training",
+    "ckpt_path": "checkpoints",
+}
 
 
 @dataclass(frozen=True)
@@ -71,13 +83,20 @@ class Defaults:
 
 
 def read_defaults(path: Path = DEFAULT_CONFIG_PATH) -> Defaults:
-    """Reads default_config.yaml."""
+    """Reads default_config.yaml.
+
+    Raises:
+        ConfigError: It can't be read, or a key or its help is missing.
+    """
     values, help_texts, choices = _read_documents(path, count=3)
+    for field in fields(Config):
+        if field.name not in values or field.name not in help_texts:
+            raise ConfigError(f"{path}: {field.name} needs a value and a help text")
     return Defaults(values, help_texts, choices)
 
 
 def load_config(
-    argv: Optional[Sequence[str]] = None, defaults_path: Path = DEFAULT_CONFIG_PATH
+    argv: Sequence[str] | None = None, defaults_path: Path = DEFAULT_CONFIG_PATH
 ) -> Config:
     """The configuration of ``online_train.py``.
 
@@ -92,31 +111,37 @@ def load_config(
     defaults = read_defaults(defaults_path)
     types = {field.name: str(field.type) for field in fields(Config)}
     _check_keys(defaults.values, types, str(defaults_path))
-    flags = vars(_make_parser(defaults, types).parse_args(argv))
+    values = _typed_values(defaults.values, types, str(defaults_path))
+    flags = _parse_flags(_make_parser(defaults, types), argv)
     path = flags.pop("config_path")
-    values = dict(defaults.values)
     if path is not None:
         (user_values,) = _read_documents(Path(path), count=1)
         _check_keys(user_values, types, path)
-        values.update(
-            {key: _typed(value, types[key], f"{path}: {key}") for key, value in user_values.items()}
-        )
+        values.update(_typed_values(user_values, types, path))
     values.update({key: value for key, value in flags.items() if value is not None})
-    typed = {key: _typed(values[key], types[key], key) for key in types}
-    _check_values(typed, defaults.choices)
-    return Config(**cast(Any, typed))
+    _check_values(values, defaults.choices)
+    return Config(**cast(Any, values))
 
 
 def add_shared_flags(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Adds flags whose default and help stand in default_config.yaml, for the other scripts."""
+    """Adds flags whose default and help stand in default_config.yaml, for the other scripts.
+
+    A value of the wrong type is argparse's error. The parser shows the defaults if it was made
+    with ``ArgumentDefaultsHelpFormatter``.
+
+    Args:
+        parser: The flags are added to it.
+        names: Keys of the configuration.
+    """
     defaults = read_defaults()
     types = {field.name: str(field.type) for field in fields(Config)}
     for name in names:
         parser.add_argument(
             f"--{name}",
-            type=_flag_type(name, types[name]),
+            type=_flag_type(types[name]),
             default=defaults.values[name],
-            help=defaults.help[name],
+            choices=defaults.choices.get(name),
+            help=defaults.help[name].replace("%", "%%"),
         )
 
 
@@ -124,54 +149,100 @@ def _make_parser(defaults: Defaults, types: Mapping[str, str]) -> argparse.Argum
     parser = argparse.ArgumentParser(
         description="Trains Wide&Deep on the stream for as long as it flows.",
         epilog="Precedence: default_config.yaml < --config_path FILE < flags.",
+        allow_abbrev=False,
     )
     parser.add_argument("--config_path", help="YAML file with keys that differ from the defaults")
+    group: Any = parser
     for key, kind in types.items():
+        if key in GROUPS:
+            group = parser.add_argument_group(GROUPS[key])
         text = f"{defaults.help[key]} (default: {_shown(defaults.values[key])})"
-        options: dict[str, Any] = {"type": _flag_type(key, kind), "help": text.replace("%", "%%")}
+        options: dict[str, Any] = {"type": _flag_type(kind), "help": text.replace("%", "%%")}
         if key in defaults.choices:
             options["choices"] = defaults.choices[key]
         if kind == "bool":
-            options.update(nargs="?", const=True, metavar="{True,False}")
-        parser.add_argument(f"--{key}", **options)
+            options.update(nargs="?", const=True, metavar="True|False")
+        group.add_argument(f"--{key}", **options)
     return parser
 
 
-def _flag_type(key: str, kind: str) -> Any:
+def _parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """The flags given; argparse alone would not say which flag an unknown one may stand for."""
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].split("=")[0]
+        hint = _did_you_mean(name.lstrip("-"), vars(flags), "--") if name.startswith("-") else ""
+        parser.error(f"unknown argument {name}{hint}")
+    return vars(flags)
+
+
+def _flag_type(kind: str) -> Any:
     def convert(text: str) -> Any:
         try:
-            return _typed(text, kind, key)
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            return _convert(text, kind)
+        except (TypeError, ValueError):
+            raise argparse.ArgumentTypeError(_expected(kind, text)) from None
 
     return convert
 
 
-def _typed(value: Any, kind: str, where: str) -> Any:
-    """The value as the key's type; text is read as YAML would, and 8e-5 is a number too."""
-    try:
-        if kind == "str":
-            if isinstance(value, str):
-                return value
-        elif kind == "bool":
-            return _as_bool(value)
-        elif kind == "int":
-            return _as_int(value)
-        elif kind == "float":
-            if not isinstance(value, bool):
-                return float(value)
-        else:
-            parts = value.strip("[] ").split(",") if isinstance(value, str) else value
-            numbers = tuple(_as_int(part) for part in parts)
-            if numbers and min(numbers) > 0:
-                return numbers
-    except (TypeError, ValueError):
-        pass
-    expected = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
-    raise ConfigError(
-        f"{where}: expected {expected.get(kind, 'a list of positive whole numbers')}, "
-        f"not {value!r}"
-    )
+def _typed_values(
+    values: Mapping[str, Any], types: Mapping[str, str], where: str
+) -> dict[str, Any]:
+    """The values of a file as the types of their keys."""
+    typed = {}
+    for key, value in values.items():
+        try:
+            typed[key] = _convert(value, types[key])
+        except (OverflowError, TypeError, ValueError):
+            raise ConfigError(f"{where}: {key}: {_expected(types[key], value)}") from None
+    return typed
+
+
+def _convert(value: Any, kind: str) -> Any:
+    """The value as a type; text is read as a number too, as YAML takes 8e-5 for text."""
+    if kind == "str":
+        return _as_str(value)
+    if kind == "bool":
+        return _as_bool(value)
+    if kind == "int":
+        return _as_int(value)
+    if kind == "float":
+        return _as_float(value)
+    return _as_widths(value)
+
+
+def _expected(kind: str, value: Any) -> str:
+    known = {
+        "str": "text",
+        "bool": "True or False",
+        "int": "a whole number",
+        "float": "a number",
+    }
+    return f"expected {known.get(kind, 'a list of positive whole numbers')}, not {value!r}"
+
+
+def _as_str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _as_float(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _as_widths(value: Any) -> tuple[int, ...]:
+    parts = value.strip("[] ").split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError
+    numbers = tuple(_as_int(part) for part in parts)
+    if not numbers or min(numbers) <= 0:
+        raise ValueError
+    return numbers
 
 
 def _as_bool(value: Any) -> bool:
@@ -192,9 +263,12 @@ def _as_int(value: Any) -> int:
 def _check_keys(values: Mapping[str, Any], types: Mapping[str, str], where: str) -> None:
     for key in values:
         if key not in types:
-            close = difflib.get_close_matches(str(key), types, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"{where}: unknown key {key}{hint}")
+            raise ConfigError(f"{where}: unknown key {key}{_did_you_mean(str(key), types)}")
+
+
+def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _check_values(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]]) -> None:
@@ -208,6 +282,10 @@ def _check_values(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]
     for key in NOT_NEGATIVE_KEYS:
         if values[key] < 0:
             raise ConfigError(f"{key}: must not be negative, not {values[key]}")
+    if values["seed"] > MAX_SEED:
+        raise ConfigError(f"seed: must be at most {MAX_SEED}, not {values['seed']}")
+    if not values["ckpt_prefix"] or "/" in values["ckpt_prefix"]:
+        raise ConfigError(f"ckpt_prefix: {values['ckpt_prefix']!r} can't begin a file's name")
     if not 0 < values["keep_prob"] <= 1:
         raise ConfigError(f"keep_prob: must be above 0 and at most 1, not {values['keep_prob']}")
 
@@ -215,12 +293,13 @@ def _check_values(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]
 def _read_documents(path: Path, count: int) -> list[dict[str, Any]]:
     """The first ``count`` documents of a YAML file, each a mapping."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text()))
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    found = [document or {} for document in documents[:count]] or [{}]
+    # A file with comments only is no document, and an empty document is None.
+    found = [{} if document is None else document for document in documents[:count]] or [{}]
     if len(found) < count or not all(isinstance(document, dict) for document in found):
         raise ConfigError(f"{path}: expected {count} document(s) of key: value lines")
     return found

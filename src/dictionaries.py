@@ -24,9 +24,10 @@ import io
 import math
 import pickle
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ class DictionaryError(ValueError):
 
 
 class _ScalarType:
-    """Stands in for ``numpy.dtype`` while a pickle is read: numbers only, and no NumPy code runs."""
+    """Stands in for ``numpy.dtype`` while a pickle is read: numbers only, none of NumPy's code."""
 
     def __init__(self, code: str, *_flags: object) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[iu][1248]|f[248]", code):
@@ -103,7 +104,7 @@ class _NumbersUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(message) from None
 
 
-def load_pickle(path: PathLike) -> dict[str, Union[int, float]]:
+def load_pickle(path: PathLike) -> dict[str, int | float]:
     """Reads a pickled dict of numbers without running anything that the file asks for.
 
     Args:
@@ -134,11 +135,12 @@ def _checked_key(path: PathLike, key: object) -> str:
     return key
 
 
-def _plain_number(path: PathLike, key: str, value: object) -> Union[int, float]:
+def _plain_number(path: PathLike, key: str, value: object) -> int | float:
     if type(value) in (int, float):
         return value  # type: ignore[return-value]
     if isinstance(value, (np.integer, np.floating)):
-        return value.item()  # type: ignore[no-any-return]
+        number: int | float = value.item()
+        return number
     raise DictionaryError(f"{path}: {_shown(key)}: {_shown(value)} is no number")
 
 
@@ -192,7 +194,7 @@ def load_dictionaries(
     max_dict: PathLike,
     min_dict: PathLike,
     map_dict: PathLike,
-    vocab_size: Optional[int] = None,
+    vocab_size: int | None = None,
 ) -> Dictionaries:
     """Loads and checks the three dictionary files.
 
@@ -305,7 +307,9 @@ def _fingerprint(
     tokens = pa.array(id_by_token.keys(), type=pa.large_string()).take(pa.array(order))
     # The lengths keep "ab" + "c" apart from "a" + "bc".
     lengths = pc.binary_length(tokens).to_numpy().astype("<i8")
-    bounds = [bounds[column] for bounds in (max_by_column, min_by_column) for column in DENSE_COLUMNS]
+    bounds = [
+        bounds[column] for bounds in (max_by_column, min_by_column) for column in DENSE_COLUMNS
+    ]
     digest = hashlib.blake2b(_FINGERPRINT_VERSION, digest_size=8)
     # Adding 0.0 turns -0.0 into 0.0: the same number, the same bytes.
     for part in (np.array(bounds, dtype="<f8") + 0.0, ids[order], lengths):
@@ -330,10 +334,12 @@ class _ValueCounter:
         self._pending: list[pa.StructArray] = []
         self._pending_size = 0
 
-    def add(self, column: Union[pa.Array, pa.ChunkedArray]) -> None:
+    def add(self, column: pa.Array | pa.ChunkedArray) -> None:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        block = pc.value_counts(column.drop_null())
+        block = pc.value_counts(column)
+        if column.null_count:
+            block = block.filter(pc.is_valid(block.field(0)))
         self._pending.append(block)
         self._pending_size += len(block)
         if self._pending_size > max(_MERGE_AT_LEAST, len(self._values)):
@@ -378,7 +384,7 @@ class DictionaryBuilder:
         self._min_by_column = dict.fromkeys(DENSE_COLUMNS, 0.0)
         self._counters = {column: _ValueCounter() for column in CATEGORICAL_COLUMNS}
 
-    def add(self, block: Union[pa.Table, pa.RecordBatch]) -> None:
+    def add(self, block: pa.Table | pa.RecordBatch) -> None:
         """Counts a block of rows.
 
         Args:

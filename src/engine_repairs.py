@@ -12,7 +12,7 @@ import concurrent.futures
 import functools
 import threading
 import weakref
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import mindpandas  # noqa: F401  (puts yr and fnruntime on the module path: it has to come first)
 import yr
@@ -23,6 +23,10 @@ from yr.runtime.task_manager import TaskManager
 
 SEND_TIMEOUT_SECONDS = 15
 GET_TIMEOUT_SECONDS = 30
+
+# Set once the engine has let a message time out: the connection doesn't come back by itself, the
+# process has to leave the engine and join it again.
+engine_lost = threading.Event()
 
 _FUTURES = "_TaskManager__futures"
 _lock = threading.Lock()
@@ -75,7 +79,7 @@ def forget_finished_futures() -> None:
         original(self, *args, **kwargs)
         setattr(self, _FUTURES, weakref.WeakValueDictionary())
 
-    def set_task_id(self: Any, task_id: Optional[str]) -> None:
+    def set_task_id(self: Any, task_id: str | None) -> None:
         task_id_property.fset(self, task_id)
         if task_id is not None and Runtime().rt is not None:
             self._future = self.get_future()
@@ -90,6 +94,8 @@ def forget_finished_futures() -> None:
 def bound_send(client_class: Any) -> None:
     """Gives every message to the engine at most `SEND_TIMEOUT_SECONDS`; then `TimeoutError`.
 
+    `engine_lost` is set then.
+
     Defect: `.invoke` passes None as the time-out of `RPClient.send`, `terminate` 900 s. When an
     actor's process crashes, or the engine goes away, the answer never comes and the caller never
     returns. Beside that, Python 3.9's `Future.result` raises a `TimeoutError` of its own, which
@@ -98,12 +104,13 @@ def bound_send(client_class: Any) -> None:
     original: Callable[..., Any] = client_class.send
 
     @functools.wraps(original)
-    def send(self: Any, request: Any, timeout: Optional[float] = None) -> Any:
+    def send(self: Any, request: Any, timeout: float | None = None) -> Any:
         limit = SEND_TIMEOUT_SECONDS if timeout is None else min(timeout, SEND_TIMEOUT_SECONDS)
         try:
             return original(self, request, limit)
         except concurrent.futures.TimeoutError:
             self._response_futures.pop(request.messageID, None)
+            engine_lost.set()
             raise TimeoutError(f"the engine did not take a message within {limit} s") from None
 
     client_class.send = send

@@ -161,7 +161,6 @@ def produce_file(
         enable_idempotence=True,
         linger_ms=20,
         batch_size=1 << 18,
-        buffer_memory=64 << 20,
         delivery_timeout_ms=int(FLUSH_SECONDS * 1000),
         request_timeout_ms=10_000,
         metrics_enabled=False,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
+from types import FrameType
 from typing import Optional
 
 logger = logging.getLogger(__name__)
@@ -38,16 +40,28 @@ def stop_on_signals(flag: StopFlag) -> None:
     """Lets SIGTERM and SIGINT set the flag, even while the main thread is inside a library call.
 
     Python runs signal handlers only between byte codes of the main thread, which may be waiting
-    for data in native code for ever. So the signals are blocked in every thread (call this before
-    any other thread starts) and one thread waits for them.
+    for data in native code for ever. The number of a signal, however, is written to the wake-up
+    descriptor at once, in whichever thread it arrives, and a thread of ours reads it there.
+    (Blocking the signals and waiting for them does not do: the engine's threads unblock them.)
+    Must be called from the main thread.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _only_wake_up)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def wait_for_signals() -> None:
-        while True:
-            number = signal.sigwait(STOP_SIGNALS)
-            name = signal.Signals(number).name
-            logger.info("%s: stopping", name)
-            flag.set(name)
+        with writer:  # kept open for as long as the descriptor is in use
+            while numbers := reader.recv(16):
+                for number in numbers:
+                    if number in STOP_SIGNALS:
+                        name = signal.Signals(number).name
+                        logger.info("%s: stopping", name)
+                        flag.set(name)
 
     threading.Thread(target=wait_for_signals, name="stop-signals", daemon=True).start()
+
+
+def _only_wake_up(number: int, frame: Optional[FrameType]) -> None:
+    """Nothing: that a handler is there makes Python write to the wake-up descriptor."""

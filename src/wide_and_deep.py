@@ -21,6 +21,10 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+WIDE_LR, WIDE_L1, WIDE_L2 = 5e-2, 1e-8, 1e-8  # FTRL, on wide_loss
+WIDE_INITIAL_ACCUMULATOR = 1.0
+ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 3.5e-4, 0.9, 0.999, 1e-8  # Adam, on deep_loss
+
 ACTIVATIONS = {
     "relu": ops.ReLU,
     "relu6": ops.ReLU6,
@@ -159,8 +163,10 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
         self.embedding_table = Parameter(_initial(config.emb_init, (v, e)), name="embedding_table")
         widths = (config.field_size * e, *config.deep_layer_dim, 1)
         self.deep = nn.CellList(
-            DeepLayer(n_in, n_out, config, is_output=layer == len(widths) - 2)
-            for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:]))
+            [
+                DeepLayer(n_in, n_out, config, is_output=layer == len(widths) - 2)
+                for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:]))
+            ]
         )
         self.gather = ops.Gather()
         self.deep_input_shape = (-1, widths[0])
@@ -227,15 +233,29 @@ class NetWithLossClass(nn.Cell):  # type: ignore[misc]
     With `sparse` there is no L2 term, for it would move every row: deep_loss = wide_loss.
     """
 
-    def __init__(self, network: WideDeepModel, l2_coef: float) -> None:
+    def __init__(self, network: WideDeepModel, config: ModelConfig) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
-        self.l2_coef = 0.0 if network.config.sparse else float(l2_coef)
+        self.l2_coef = 0.0 if config.sparse else float(config.l2_coef)
         self.half_squared_norm = HalfSquaredNorm(network.embedding_table.shape)
         self.cross_entropy = ops.SigmoidCrossEntropyWithLogits()
 
-    def construct(self, id: Tensor, weight: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: A002
-        """(wide_loss [], deep_loss [], logit [b, 1]) of id, weight [b, f] and label [b, 1]."""
+    def construct(
+        self,
+        id: Tensor,  # noqa: A002
+        weight: Tensor,
+        label: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score rows against their labels.
+
+        Args:
+            id: int32 [b, f], row numbers of the vocabulary.
+            weight: float32 [b, f].
+            label: float32 [b, 1], 1 for a click.
+
+        Returns:
+            wide_loss [], deep_loss [] and logit [b, 1], all float32.
+        """
         wide_rows, deep_rows = self.network.rows(id)
         wide_loss, logit = self.wide_loss(wide_rows, deep_rows, weight, label)
         return wide_loss, self.deep_loss(wide_loss), logit
@@ -250,18 +270,283 @@ class NetWithLossClass(nn.Cell):  # type: ignore[misc]
     def deep_loss(self, wide_loss: Tensor) -> Tensor:
         """wide_loss with the embedding table's L2 term on top; []."""
         if self.l2_coef == 0.0:
-            return wide_loss + 0.0
+            return wide_loss
         return wide_loss + self.l2_coef * self.half_squared_norm(self.network.embedding_table)
 
 
 class PredictWithSigmoid(nn.Cell):  # type: ignore[misc]
-    """The evaluation network: (id, weight, label) → (logit, sigmoid(logit), label), each [b, 1]."""
+    """The evaluation network."""
 
     def __init__(self, network: WideDeepModel) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
         self.sigmoid = ops.Sigmoid()
 
-    def construct(self, id: Tensor, weight: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: A002
+    def construct(
+        self,
+        id: Tensor,  # noqa: A002
+        weight: Tensor,
+        label: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(logit, probability of a click, label), each float32 [b, 1]; inputs as for the losses."""
         logit = self.network(id, weight)
         return logit, self.sigmoid(logit), label
+
+
+# ---------------------------------------------------------------------------------------------
+# Optimizers. Both know two ways to move a table of v rows of which a batch has touched at most n:
+# `every row` (dense, the documented way) and `touched rows` (sparse, lazy). The latter comes with
+# one difficulty, ids that a batch holds several times, so their gradients are summed up first.
+
+
+class SumOverDuplicates(nn.Cell):  # type: ignore[misc]
+    """Gives each of the n ids of a batch the gradient of its vocabulary row: [n, k] → [n, k].
+
+    Equal ids get equal sums, hence equal new values: it doesn't matter which of them is written
+    last. So nothing here has a shape that depends on how many ids are distinct.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number_distinct = ops.UniqueWithPad()
+        self.segment_sum = ops.UnsortedSegmentSum()
+        self.gather = ops.Gather()
+
+    def construct(self, ids: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Sum gradients of shape [n, k] over equal ids [n]."""
+        n = ids.shape[0]
+        _, segment = self.number_distinct(ids, 0)  # [n], in 0 .. number of distinct ids - 1
+        summed = ()
+        for gradient in gradients:
+            sums = self.segment_sum(gradient, segment, n)
+            summed += (self.gather(sums, segment, 0),)
+        return summed
+
+
+class Ftrl(nn.Cell):  # type: ignore[misc]
+    """FTRL-proximal for the wide weights and the wide bias.
+
+    a' = a + g²;  z' = z + g - w · (√a' - √a) / lr
+    w' = (sign(z')·l1 - z') / (√a' / lr + 2·l2), or 0 where |z'| <= l1
+
+    z (`linear`) starts at 0, whatever w starts at. So in the dense way the first step sets all
+    weights to 0 that its batch does not touch.
+    """
+
+    def __init__(self, network: WideDeepModel) -> None:
+        super().__init__()
+        self.vocab_size = network.config.vocab_size
+        self.wide_weight, self.wide_bias = network.wide_weight, network.wide_bias
+        wide = ParameterTuple((self.wide_weight, self.wide_bias))
+        self.accumulator = wide.clone(prefix="ftrl_accumulator", init=WIDE_INITIAL_ACCUMULATOR)  # a
+        self.linear = wide.clone(prefix="ftrl_linear", init="zeros")  # z
+        self.apply = ops.ApplyFtrl()
+        self.segment_sum = ops.UnsortedSegmentSum()
+        self.gather = ops.Gather()
+        self.scatter = ops.ScatterUpdate()
+
+    def bias(self, gradient: Tensor) -> None:
+        """Move the bias by its gradient [1]."""
+        state = (self.wide_bias, self.accumulator[1], self.linear[1])
+        self.apply(*state, gradient, WIDE_LR, WIDE_L1, WIDE_L2, -0.5)
+
+    def every_row(self, ids: Tensor, gradient: Tensor) -> None:
+        """Move all v weights, those at `ids` [n] by `gradient` [n, 1], per occurrence."""
+        gradient = self.segment_sum(gradient, ids, self.vocab_size)  # [v, 1], small enough
+        state = (self.wide_weight, self.accumulator[0], self.linear[0])
+        self.apply(*state, gradient, WIDE_LR, WIDE_L1, WIDE_L2, -0.5)
+
+    def touched_rows(self, ids: Tensor, rows: Tensor, gradient: Tensor) -> None:
+        """Move only the weights at `ids` [n]: `rows` [n, 1], by `gradient` [n, 1], summed up."""
+        old = self.gather(self.accumulator[0], ids, 0)
+        new = old + gradient * gradient
+        root = ops.sqrt(new) / WIDE_LR
+        z = self.gather(self.linear[0], ids, 0) + gradient - rows * (root - ops.sqrt(old) / WIDE_LR)
+        w = ops.sign(z) * ops.relu(ops.abs(z) - WIDE_L1) / -(root + 2 * WIDE_L2)
+        self.scatter(self.wide_weight, ids, w)
+        self.scatter(self.accumulator[0], ids, new)
+        self.scatter(self.linear[0], ids, z)
+
+
+class Adam(nn.Cell):  # type: ignore[misc]
+    """Adam for the dense layers and the embedding table.
+
+    m = β1·m + (1-β1)·g;  v = β2·v + (1-β2)·g²;  p -= lr_t · m / (sqrt(v) + eps)
+    with lr_t = lr · sqrt(1 - β2^t) / (1 - β1^t).
+
+    The table's gradient is l2_coef · table, plus the loss's gradient in at most n of its v rows.
+    Adam does not mind the unit of g: with g/c for g and eps/c for eps, m and v become m/c and v/c²
+    and p moves the same. In the unit c = l2_coef the gradient of an untouched row *is* the row, so
+    that the 64 MB of a dense gradient need neither be made nor read. That saves half the memory
+    traffic of the table's update, the larger part of a dense step. So beware: the table's state is
+    in the unit of the l2_coef that it was trained with (1 where there is no L2 term).
+    """
+
+    def __init__(self, network: WideDeepModel, l2_coef: float) -> None:
+        super().__init__()
+        self.has_l2 = l2_coef > 0
+        self.unit = l2_coef if self.has_l2 else 1.0
+        self.layers = ParameterTuple(network.deep.trainable_params())
+        self.m = self.layers.clone(prefix="adam_m", init="zeros")
+        self.v = self.layers.clone(prefix="adam_v", init="zeros")
+        self.table = network.embedding_table
+        self.table_m, self.table_v = (
+            ParameterTuple((self.table,)).clone(prefix=prefix, init="zeros")[0]
+            for prefix in ("adam_m", "adam_v")
+        )
+        self.beta1_power = Parameter(Tensor(1.0, ms.float32), name="adam_beta1_power")
+        self.beta2_power = Parameter(Tensor(1.0, ms.float32), name="adam_beta2_power")
+        self.apply = ops.Adam()
+        self.gather = ops.Gather()
+        self.scatter = ops.ScatterUpdate()
+
+    def advance(self) -> tuple[Tensor, Tensor]:
+        """Count the step: (β1^t, β2^t)."""
+        beta1_power = self.beta1_power * ADAM_BETA1
+        beta2_power = self.beta2_power * ADAM_BETA2
+        self.beta1_power = beta1_power
+        self.beta2_power = beta2_power
+        return beta1_power, beta2_power
+
+    def dense_layers(self, powers: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]) -> None:
+        """Move all layers' weights and biases, by a gradient each."""
+        factors = powers + (ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS)
+        for p, m, v, gradient in zip(self.layers, self.m, self.v, gradients):
+            self.apply(p, m, v, *factors, gradient)
+
+    def every_row(
+        self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
+    ) -> None:
+        """Move all v rows, those at `ids` [n] by `gradient` [n, e] as well as by L2.
+
+        The touched rows are worked out apart, all rows are moved as though none were touched, and
+        then the touched rows are put right.
+        """
+        if self.has_l2:
+            gradient = gradient / self.unit + rows
+        moved = self._moved(powers, ids, rows, gradient)
+        lr = ops.depend(Tensor(ADAM_LR, ms.float32), moved)  # read the old rows first
+        factors = powers + (lr, ADAM_BETA1, ADAM_BETA2, ADAM_EPS / self.unit)
+        untouched = self.table if self.has_l2 else ops.zeros_like(self.table)
+        done = self.apply(self.table, self.table_m, self.table_v, *factors, untouched)
+        self._write(ops.depend(ids, done), moved)
+
+    def touched_rows(
+        self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
+    ) -> None:
+        """Move only the rows at `ids` [n]: `rows` [n, e], by `gradient` [n, e]."""
+        self._write(ids, self._moved(powers, ids, rows, gradient))
+
+    def _moved(
+        self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """New (rows, m, v) of the touched rows, [n, e] each."""
+        m = self.gather(self.table_m, ids, 0) * ADAM_BETA1 + gradient * (1 - ADAM_BETA1)
+        v = self.gather(self.table_v, ids, 0) * ADAM_BETA2 + gradient * gradient * (1 - ADAM_BETA2)
+        lr_t = ADAM_LR * ops.sqrt(1 - powers[1]) / (1 - powers[0])
+        return rows - lr_t * (m / (ops.sqrt(v) + ADAM_EPS / self.unit)), m, v
+
+    def _write(self, ids: Tensor, moved: tuple[Tensor, Tensor, Tensor]) -> None:
+        self.scatter(self.table, ids, moved[0])
+        self.scatter(self.table_m, ids, moved[1])
+        self.scatter(self.table_v, ids, moved[2])
+
+
+# ---------------------------------------------------------------------------------------------
+# Training step
+
+
+class TrainStepWrap(nn.Cell):  # type: ignore[misc]
+    """One step of training, as `RecModel` wants it: losses, one backward pass, both optimizers.
+
+    The documented example goes back twice, once from either loss. But the losses differ by the L2
+    term alone, which knows no wide weight and has a gradient that can be written down: so once
+    from wide_loss is enough.
+
+    All state of training is in the parameters of this cell: a checkpoint of it holds everything
+    that continuing takes.
+
+    Args:
+        network: the losses to train on; its parameters are moved in place.
+        config: what `network` was made of.
+        sens: loss scale; the loss is multiplied by it before the backward pass and the gradients
+            divided by it after, which keeps small gradients from vanishing in float16. In float32
+            it would change nothing, so it is left out there.
+    """
+
+    def __init__(self, network: NetWithLossClass, config: ModelConfig, sens: float = 1024.0) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.model = network.network
+        self.embedding_shape = (-1, config.emb_dim)
+        self.sparse = config.sparse
+        self.sens = float(sens) if computes_in_float16(config) else 1.0
+        self.ftrl = Ftrl(self.model)
+        self.adam = Adam(self.model, network.l2_coef)
+        self.sum_over_duplicates = SumOverDuplicates()
+        weights = ParameterTuple((self.model.wide_bias, *self.adam.layers))
+        self.gradients = ops.value_and_grad(self.scaled_loss, (0, 1), weights, has_aux=True)
+
+    def construct(
+        self,
+        id: Tensor,  # noqa: A002
+        weight: Tensor,
+        label: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Train on one batch.
+
+        Args:
+            id: int32 [b, f], row numbers of the vocabulary.
+            weight: float32 [b, f].
+            label: float32 [b, 1], 1 for a click.
+
+        Returns:
+            wide_loss [], deep_loss [] and logit [b, 1], float32, all as of before the update: every
+            row is scored by a model that has not seen it.
+        """
+        wide_rows, deep_rows = self.model.rows(id)  # [b, f, 1], [b, f, e]
+        values, gradients = self.gradients(wide_rows, deep_rows, weight, label)
+        _, wide_loss, logit = values
+        deep_loss = self.network.deep_loss(wide_loss)
+        # From here on parameters change in place; whatever is read must have been read by now.
+        id = ops.depend(id, (deep_loss, gradients))  # noqa: A001
+        self.update(id.reshape(-1), wide_rows, deep_rows, self.unscaled(gradients))
+        return wide_loss, deep_loss, logit
+
+    def scaled_loss(
+        self, wide_rows: Tensor, deep_rows: Tensor, weight: Tensor, label: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(what is differentiated, wide_loss, logit)."""
+        wide_loss, logit = self.network.wide_loss(wide_rows, deep_rows, weight, label)
+        return wide_loss * self.sens, wide_loss, logit
+
+    def unscaled(self, gradients: tuple) -> tuple:  # type: ignore[type-arg]
+        """Gradients of the loss itself: ((wide rows, deep rows), (wide bias, layers…))."""
+        if self.sens == 1.0:
+            return gradients
+        return ops.HyperMap()(ops.partial(ops.mul, 1 / self.sens), gradients)
+
+    def update(
+        self,
+        ids: Tensor,
+        wide_rows: Tensor,
+        deep_rows: Tensor,
+        gradients: tuple,  # type: ignore[type-arg]
+    ) -> None:
+        """Let both optimizers move what is theirs; ids are [n] here."""
+        (wide_gradient, deep_gradient), weight_gradients = gradients
+        powers = self.adam.advance()
+        self.ftrl.bias(weight_gradients[0])
+        self.adam.dense_layers(powers, weight_gradients[1:])
+        wide_rows = wide_rows.reshape(-1, 1)  # [n, 1], as the gradients from here on
+        deep_rows = deep_rows.reshape(self.embedding_shape)  # [n, e]
+        wide_gradient = wide_gradient.reshape(-1, 1)
+        deep_gradient = deep_gradient.reshape(self.embedding_shape)
+        if self.sparse:
+            wide_sum, deep_sum = self.sum_over_duplicates(ids, wide_gradient, deep_gradient)
+            self.ftrl.touched_rows(ids, wide_rows, wide_sum)
+            self.adam.touched_rows(powers, ids, deep_rows, deep_sum)
+        else:
+            (deep_sum,) = self.sum_over_duplicates(ids, deep_gradient)
+            self.ftrl.every_row(ids, wide_gradient)
+            self.adam.every_row(powers, ids, deep_rows, deep_sum)

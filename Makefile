@@ -1,0 +1,47 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The yr engine's scripts call `python` and want it to be 3.9: the environment's comes first.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+SOURCES = $(wildcard *.py src examples tests benchmarks)
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test test-unit lint services-up services-down bench lock clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+setup: ## install what is missing: system packages, .venv, Kafka jars
+	@tools/setup.sh
+
+demo: setup ## the whole flow on sample rows: Kafka, consumer, training, loss lines
+	@python examples/quickstart.py
+
+test: setup ## all tests: unit tests, then the ones with real services
+	@python -m pytest $(PYTEST_ARGS)
+
+test-unit: setup ## the tests that need no services
+	@python -m pytest -m "not integration" $(PYTEST_ARGS)
+
+lint: setup ## ruff (rules and format) and mypy --strict
+	python -m ruff check $(SOURCES)
+	python -m ruff format --check $(SOURCES)
+	python -m mypy --strict $(SOURCES)
+
+services-up: setup ## start Kafka and the yr engine and leave them running
+	@python examples/local_services.py up
+
+services-down: ## stop what services-up started
+	@if [ -x .venv/bin/python ]; then python examples/local_services.py down; fi
+
+bench: setup ## run the benchmarks
+	@python -m benchmarks.run
+
+lock: setup ## make requirements*.txt anew from requirements*.in
+	@tools/lock.sh
+
+clean: services-down ## remove everything that was made, .venv included
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

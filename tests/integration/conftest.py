@@ -1,0 +1,48 @@
+"""The real services: one private broker and one engine for the whole run."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+from kafka import KafkaAdminClient
+
+from examples.local_services import EngineService, KafkaService, engine_processes, free_port
+
+
+class TopicFactory(Protocol):
+    """Creates a topic with a name of its own and returns the name."""
+
+    def __call__(self, num_partitions: int = 2) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def kafka_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService]:
+    with KafkaService(tmp_path_factory.mktemp("kafka"), free_port()) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[EngineService]:
+    with EngineService() as service:
+        started_here = service.started_here
+        yield service
+    assert not (started_here and engine_processes())
+
+
+@pytest.fixture
+def topic(kafka_service: KafkaService, request: pytest.FixtureRequest) -> Iterator[TopicFactory]:
+    admin = KafkaAdminClient(bootstrap_servers=kafka_service.bootstrap_servers)
+    test = re.sub(r"\W", "_", request.node.name)
+
+    def create(num_partitions: int = 2) -> str:
+        name = f"{test}_{uuid.uuid4().hex[:8]}"
+        options = {"num_partitions": num_partitions, "replication_factor": 1}
+        admin.create_topics({name: options}, wait_for_metadata=True)
+        return name
+
+    yield create
+    admin.close()
