@@ -8,9 +8,10 @@ import multiprocessing
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional
 
 from src.config import add_shared_flags
 from src.criteo import VALUE_FORMATS
@@ -81,7 +82,7 @@ def _produce_all(files: Sequence[Path], options: ProduceOptions, flag: StopFlag)
             for child in children:
                 child.join()
     seconds = time.monotonic() - began
-    rows = sum(delivered)
+    rows = sum(delivered[:])
     logger.info(
         "produced %d rows from %d files in %.1f s (%.0f rows/s)%s",
         *(rows, len(files), seconds, rows / seconds),

@@ -58,7 +58,7 @@ Float64 = npt.NDArray[np.float64]
 BLOCK_ROWS = 1 << 12
 DRIFT_ROWS = 1 << 16  # rows in which a drifting weight becomes another one
 _LIFETIME_BITS = 15  # a value lives at least 2**15 rows, at most 16 times as long
-_BIAS = -1.25
+_BIAS = -1.05
 _CLICK_RATE_SWING = 0.3  # in logits, over four DRIFT_ROWS
 
 # A 64-bit draw decides a field: 10 bits pick a bucket of the distribution, 32 a place in it, and

@@ -186,7 +186,7 @@ def _read_block(data: bytes, path: PathLike, first_line: int) -> pa.Table:
 
 def _holds_labels(label: pa.ChunkedArray) -> bool:
     bounds = pc.min_max(label).as_py()
-    return label.null_count == 0 and bounds["min"] >= 0 and bounds["max"] <= 1
+    return bool(label.null_count == 0 and bounds["min"] >= 0 and bounds["max"] <= 1)
 
 
 def _first_fault(data: bytes, path: PathLike, first_line: int) -> str:

@@ -6,18 +6,19 @@ in feed mode and in sink mode.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Protocol, TextIO
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
 
 from src.checkpoint import CheckpointStore, Unit
 from src.dataset import BatchRecord
-from src.position import Position
+from src.position import Position, RowRange
 from src.stop import StopFlag
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,10 @@ class TrainingStopped(Exception):  # noqa: N818 - a stop that was asked for is n
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818
     """A loss is NaN or infinite; the weights are spoilt and are not saved."""
+
+
+class OutputError(RuntimeError):
+    """The loss file or the audit file can't be written; one line says why."""
 
 
 @dataclass
@@ -50,8 +55,8 @@ class TrainingProgress:
     dictionaries: int = 0
     steps_done: int = 0
     rows_done: int = 0
-    first_losses: Optional[tuple[float, float]] = None
-    last_losses: Optional[tuple[float, float]] = None
+    first_losses: tuple[float, float] | None = None
+    last_losses: tuple[float, float] | None = None
 
 
 class Ledger(Protocol):
@@ -61,23 +66,64 @@ class Ledger(Protocol):
         """The record of the oldest batch not yet asked about."""
 
 
-class LedgerCallBack(ms.Callback):
+class _LineFile:
+    """A text file to which lines are appended, each there for others as soon as it is written."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
+        except OSError as error:
+            raise OutputError(f"can't open {path}: {error.strerror}") from None
+
+    def append(self, *lines: str) -> None:
+        """Writes lines, to nowhere where the path is empty."""
+        if self._file is None:
+            return
+        try:
+            self._file.writelines(line + "\n" for line in lines)
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"can't write {self._path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Closes the file; what could not be written was reported before."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+
+class LedgerCallBack(ms.Callback):  # type: ignore[misc]
     """Moves the progress behind the batch of each step, and writes the audit trail.
 
     Args:
         progress: Is moved.
         ledger: Says what the step's batch was made of.
         audit_path: A file to which each step's row ranges are appended as JSON lines; "" for none.
+
+    Raises:
+        OutputError: The audit file can't be opened.
     """
 
     def __init__(self, progress: TrainingProgress, ledger: Ledger, audit_path: str) -> None:
         super().__init__()
         self._progress = progress
         self._ledger = ledger
-        self._audit: Optional[TextIO] = _open_to_append(audit_path)
+        self._audit = _LineFile(audit_path)
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the audit file; MindSpore does so when training ends in whatever way."""
+        self._audit.close()
 
     def on_train_step_end(self, run_context: Any) -> None:
-        """Takes the record of the step's batch."""
+        """Takes the record of the step's batch.
+
+        Raises:
+            OutputError: The audit file can't be written.
+        """
         record = self._ledger.next_batch()
         progress = self._progress
         progress.step += 1
@@ -85,45 +131,48 @@ class LedgerCallBack(ms.Callback):
         progress.rows_done += record.rows
         progress.position = record.position
         progress.dictionaries = record.dictionaries
-        if self._audit is not None:
-            for rows in record.ranges:
-                line = {
-                    "step": progress.step,
-                    "partition": rows.partition,
-                    "first_offset": rows.first_offset,
-                    "last_offset": rows.last_offset,
-                    "rows": rows.rows,
-                }
-                self._audit.write(json.dumps(line) + "\n")
-            self._audit.flush()
+        self._audit.append(*(_audit_line(progress.step, rows) for rows in record.ranges))
 
 
-class LossCallBack(ms.Callback):
+def _audit_line(step: int, rows: RowRange) -> str:
+    return json.dumps({"step": step, **asdict(rows)})
+
+
+class LossCallBack(ms.Callback):  # type: ignore[misc]
     """Prints and appends to a file the documented line with both losses of each step.
 
     Args:
         progress: Gives the step, and keeps the first and last losses.
         loss_file_name: The file; "" for none.
+
+    Raises:
+        OutputError: The loss file can't be opened.
     """
 
     def __init__(self, progress: TrainingProgress, loss_file_name: str) -> None:
         super().__init__()
         self._progress = progress
-        self._file: Optional[TextIO] = _open_to_append(loss_file_name)
+        self._file = _LineFile(loss_file_name)
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the loss file; MindSpore does so when training ends in whatever way."""
+        self._file.close()
 
     def on_train_step_end(self, run_context: Any) -> None:
         """Reports the step.
 
         Raises:
             NonFiniteLoss: A loss is NaN or infinite.
+            OutputError: The loss file can't be written.
         """
         outputs = run_context.original_args().net_outputs
         wide, deep = (np.float32(loss.asnumpy().reshape(-1)[0]) for loss in outputs[:2])
         line = loss_line(self._progress.step, wide, deep)
         print(line, flush=True)
-        if self._file is not None:
-            self._file.write(line + "\n")
-            self._file.flush()
+        self._file.append(line)
         if not (np.isfinite(wide) and np.isfinite(deep)):
             raise NonFiniteLoss(f"the loss is not finite: {line}")
         losses = (float(wide), float(deep))
@@ -134,10 +183,11 @@ class LossCallBack(ms.Callback):
 
 def loss_line(step: int, wide_loss: np.float32, deep_loss: np.float32) -> str:
     """The documented line; the epoch of an endless stream is always 1."""
-    return f"epoch: 1, step: {step}, wide_loss: {wide_loss}, deep_loss: {deep_loss}"
+    # A format without !s would show a float32 with the digits of a float64.
+    return f"epoch: 1, step: {step}, wide_loss: {wide_loss!s}, deep_loss: {deep_loss!s}"
 
 
-class StreamCheckpoint(ms.Callback):
+class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
     """Saves a checkpoint every so many steps, then tells that it is durable.
 
     Args:
@@ -197,7 +247,7 @@ class StreamCheckpoint(ms.Callback):
         self._on_saved(unit)
 
 
-class StopCallBack(ms.Callback):
+class StopCallBack(ms.Callback):  # type: ignore[misc]
     """Ends training after the step in which the stop flag was set or ``max_steps`` was reached.
 
     Args:
@@ -222,7 +272,3 @@ class StopCallBack(ms.Callback):
             raise TrainingStopped(self._flag.reason)
         if self._max_steps and self._progress.steps_done >= self._max_steps:
             raise TrainingStopped(f"{self._max_steps} steps are done")
-
-
-def _open_to_append(path: str) -> Optional[TextIO]:
-    return open(Path(path), "a", encoding="utf-8") if path else None

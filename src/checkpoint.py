@@ -9,13 +9,15 @@ damaged is named in the log and the one before it is used.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any
 
 import mindspore as ms
 from crc32c import crc32c
@@ -88,74 +90,91 @@ class CheckpointStore:
     ) -> Unit:
         """Writes a unit, durable on return, and removes the oldest beyond ``keep_max``.
 
+        A unit of a later step can only be a damaged one that training has gone back behind; it is
+        removed too.
+
+        Args:
+            network: All its parameters are saved, the optimizers' state with them.
+            step: Steps trained.
+            position: The position behind them.
+            topic: The topic the position speaks of.
+            dictionaries: Fingerprint of the dictionaries that made the ids.
+            model: What the weights' shapes follow from, as JSON knows it.
+
         Raises:
-            CheckpointError: It could not be written; what was there before is untouched.
+            CheckpointError: It could not be written; the other units are untouched.
         """
         path = self._directory / f"{self._prefix}-1_{step}.ckpt"
-        unit = Unit(step, position, topic, dictionaries, dict(model), path)
-        aside = path.with_name(f".{path.name}.writing.ckpt")
+        unit = Unit(step, position, topic, dictionaries, _as_json(model), path)
         try:
-            ms.save_checkpoint(network, str(aside))
-            _fsync_file(aside)
-            manifest = _manifest(unit, aside)
-            os.replace(aside, path)
-            fsync_directory(self._directory)
-            atomic_write_bytes(unit.manifest_path, manifest)
+            self._write(network, unit)
         except (OSError, RuntimeError) as error:
-            aside.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
             raise CheckpointError(f"can't write checkpoint {path}: {reason}") from None
-        self._remove_oldest()
+        self._remove_others(unit)
         return unit
 
-    def newest(self) -> Optional[Unit]:
+    def newest(self) -> Unit | None:
         """The newest valid unit, or None where there is none at all.
+
+        What a write that was cut off has left is removed.
 
         Raises:
             CheckpointError: There are units, but none of them is valid.
         """
-        self._remove_leftovers()
         found = self._manifests()
+        newest = None
         for manifest in found:
             try:
-                return _read_unit(manifest)
+                newest = _read_unit(manifest)
+                break
             except CheckpointError as error:
                 logger.warning("%s: using the checkpoint before it", error)
-        if found:
+        self._remove_leftovers(newest)
+        if found and newest is None:
             raise CheckpointError(
                 f"none of the {len(found)} checkpoints in {self._directory} is valid; "
                 "--fresh sets them aside"
             )
-        return None
+        return newest
 
     def restore(self, unit: Unit, network: ms.nn.Cell) -> None:
-        """Loads every parameter of a unit into the network.
+        """Loads every parameter of a unit into the network, or none.
 
         Raises:
-            CheckpointError: Names or shapes differ.
+            CheckpointError: The file can't be read, or names, shapes or types differ.
         """
-        saved = ms.load_checkpoint(str(unit.path))
-        parameters = {parameter.name: parameter for parameter in network.get_parameters()}
-        for name in sorted(parameters.keys() ^ saved.keys()):
-            side = "the checkpoint lacks" if name in parameters else "the network lacks"
-            raise CheckpointError(f"{unit.path}: {side} parameter {name}")
-        for name, parameter in parameters.items():
-            if tuple(parameter.shape) != tuple(saved[name].shape):
+        try:
+            saved = ms.load_checkpoint(str(unit.path))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{unit.path}: {' '.join(str(error).split())[:200]}") from None
+        wanted = {parameter.name: parameter for parameter in network.get_parameters()}
+        for side, names in (
+            ("checkpoint", wanted.keys() - saved),
+            ("network", saved.keys() - wanted),
+        ):
+            if names:
+                raise CheckpointError(f"{unit.path}: the {side} lacks {', '.join(sorted(names))}")
+        for name, parameter in wanted.items():
+            if _kind(saved[name]) != _kind(parameter):
                 raise CheckpointError(
-                    f"{unit.path}: parameter {name} is {tuple(saved[name].shape)} in the "
-                    f"checkpoint and {tuple(parameter.shape)} in the network"
+                    f"{unit.path}: {name} is {_kind(saved[name])} in the checkpoint, "
+                    f"{_kind(parameter)} in the network"
                 )
+        for name, parameter in wanted.items():
             parameter.set_data(saved[name].data)
 
-    def check(
-        self, unit: Unit, topic: str, dictionaries: int, model: Mapping[str, Any]
-    ) -> None:
+    def check(self, unit: Unit, topic: str, dictionaries: int, model: Mapping[str, Any]) -> None:
         """Refuses a unit of another topic, dictionary or model shape.
 
         Raises:
             CheckpointError: Names what differs, with both values.
         """
-        pairs = {"topic": (unit.topic, topic), "dictionaries": (unit.dictionaries, dictionaries)}
+        pairs: dict[str, tuple[Any, Any]] = {
+            "topic": (unit.topic, topic),
+            "dictionaries": (f"{unit.dictionaries:016x}", f"{dictionaries:016x}"),
+        }
+        model = _as_json(model)
         for key in sorted({*unit.model, *model}):
             pairs[key] = (unit.model.get(key), model.get(key))
         for key, (saved, wanted) in pairs.items():
@@ -166,17 +185,55 @@ class CheckpointStore:
                 )
 
     def set_aside(self) -> None:
-        """Moves all units into a folder of their own, for a fresh start."""
+        """Moves all units into a folder of their own, for a fresh start.
+
+        Raises:
+            CheckpointError: They can't be moved.
+        """
         manifests = self._manifests()
         if not manifests:
             return
-        target = self._directory / time.strftime("before-%Y%m%dT%H%M%SZ", time.gmtime())
-        target.mkdir(exist_ok=True)
-        for manifest in manifests:
-            for path in (manifest, manifest.with_suffix(".ckpt")):
-                if path.exists():
-                    os.replace(path, target / path.name)
+        try:
+            target = self._make_folder(time.strftime("before-%Y%m%dT%H%M%SZ", time.gmtime()))
+            for manifest in manifests:
+                for path in (manifest, manifest.with_suffix(".ckpt")):
+                    if path.exists():
+                        os.replace(path, target / path.name)
+            fsync_directory(target)
+            fsync_directory(self._directory)
+        except OSError as error:
+            raise CheckpointError(f"can't set checkpoints aside: {error}") from None
         logger.info("%d checkpoints set aside in %s", len(manifests), target)
+
+    def _make_folder(self, name: str) -> Path:
+        """A new folder of that name, or of that name and a number: nothing is overwritten."""
+        number = 1
+        while True:
+            target = self._directory / (name if number == 1 else f"{name}-{number}")
+            try:
+                target.mkdir()
+                return target
+            except FileExistsError:
+                number += 1
+
+    def _write(self, network: ms.nn.Cell, unit: Unit) -> None:
+        """Makes a unit durable, or leaves nothing of it."""
+        # save_checkpoint appends .ckpt to any other name, and leaves the file read-only.
+        aside = unit.path.with_name(f".{unit.path.name}.writing.ckpt")
+        renamed = False
+        try:
+            ms.save_checkpoint(network, str(aside))
+            _fsync_file(aside)
+            manifest = _manifest(unit, aside)
+            os.replace(aside, unit.path)
+            renamed = True
+            fsync_directory(self._directory)
+            atomic_write_bytes(unit.manifest_path, manifest)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            if renamed:
+                _remove_unit(unit.manifest_path)
+            raise
 
     def _manifests(self) -> list[Path]:
         """The manifests, newest step first."""
@@ -184,30 +241,61 @@ class CheckpointStore:
         known = [path for path, step in steps.items() if step is not None]
         return sorted(known, key=lambda path: steps[path] or 0, reverse=True)
 
-    def _remove_oldest(self) -> None:
-        for manifest in self._manifests()[self._keep_max :]:
-            # The manifest goes first, so that no manifest is ever without its weights.
-            manifest.unlink()
-            manifest.with_suffix(".ckpt").unlink(missing_ok=True)
+    def _remove_others(self, written: Unit) -> None:
+        """Removes what is beyond ``keep_max``, and what is later than the unit just written."""
+        manifests = self._manifests()
+        here = manifests.index(written.manifest_path)
+        for manifest in manifests[:here]:
+            logger.warning("removing %s: training went back behind it", manifest)
+        for manifest in manifests[:here] + manifests[here + self._keep_max :]:
+            try:
+                _remove_unit(manifest)
+            except OSError as error:
+                logger.warning("can't remove checkpoint %s: %s", manifest, error.strerror)
 
-    def _remove_leftovers(self) -> None:
-        """Removes what a write that was cut off has left."""
-        for path in self._leftovers():
+    def _remove_leftovers(self, newest: Unit | None) -> None:
+        for path in self._leftovers(newest):
             logger.info("removing %s, left by a write that was cut off", path)
-            path.unlink()
+            try:
+                path.unlink()
+            except OSError as error:
+                logger.warning("can't remove %s: %s", path, error.strerror)
 
-    def _leftovers(self) -> Iterator[Path]:
-        yield from self._directory.glob(f".{self._prefix}-1_*.ckpt")
-        yield from self._directory.glob(f".{self._prefix}-1_*.tmp")
-        for path in self._directory.glob(f"{self._prefix}-1_*.ckpt"):
-            if not path.with_suffix(".json").exists():
+    def _leftovers(self, newest: Unit | None) -> Iterator[Path]:
+        names = glob.escape(self._prefix) + "-1_*"
+        yield from self._directory.glob(f".{names}.writing.ckpt")
+        yield from self._directory.glob(f".{names}.tmp")
+        for path in self._directory.glob(f"{names}.ckpt"):
+            step = _step_of(path, self._prefix)
+            if step is None or path.with_suffix(".json").exists():
+                continue
+            if newest is not None and step < newest.step:
                 yield path
+            else:
+                # It may be a file of the user's own, so it stays until a unit overtakes it.
+                logger.warning("ignoring %s: it has no manifest beside it", path)
 
 
-def _step_of(path: Path, prefix: str) -> Optional[int]:
+def _remove_unit(manifest: Path) -> None:
+    # The manifest goes first, so that no manifest is ever without its weights.
+    manifest.unlink(missing_ok=True)
+    manifest.with_suffix(".ckpt").unlink(missing_ok=True)
+
+
+def _as_json(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping as it will be read back: tuples become lists."""
+    fields: dict[str, Any] = json.loads(json.dumps(dict(model)))
+    return fields
+
+
+def _kind(parameter: ms.Parameter) -> str:
+    return f"{parameter.dtype}{tuple(parameter.shape)}"
+
+
+def _step_of(path: Path, prefix: str) -> int | None:
     begin = f"{prefix}-1_"
     number = path.stem[len(begin) :]
-    return int(number) if path.stem.startswith(begin) and number.isdigit() else None
+    return int(number) if path.stem.startswith(begin) and number.isdecimal() else None
 
 
 def _manifest(unit: Unit, written: Path) -> bytes:
@@ -230,12 +318,20 @@ def _fields_checksum(fields: Mapping[str, Any]) -> str:
 
 
 def _read_unit(manifest: Path) -> Unit:
-    """Reads and verifies a unit."""
+    """Reads and verifies a unit.
+
+    Raises:
+        CheckpointError: It is torn, damaged or of another format.
+    """
     try:
         fields = json.loads(manifest.read_bytes())
         if fields.pop("manifest_crc32c") != _fields_checksum(fields):
             raise CheckpointError(f"{manifest} is damaged: its checksum differs")
+        if fields["format"] != FORMAT:
+            raise CheckpointError(f"{manifest} has format {fields['format']}, expected {FORMAT}")
         path = manifest.with_suffix(".ckpt")
+        if path.name != fields["checkpoint"]:
+            raise CheckpointError(f"{manifest} is the manifest of {fields['checkpoint']}")
         size = path.stat().st_size
         if size != fields["bytes"]:
             raise CheckpointError(f"{path} has {size} bytes, expected {fields['bytes']}")

@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional
 
 import mindpandas
 import numpy as np
 from mindpandas import config as mindpandas_config
 
+from src.arrays import Array
 from src.channel import WindowSender
 from src.criteo import BadRow, ParsedRows, parse_messages
 from src.dictionaries import Dictionaries
@@ -53,7 +55,7 @@ class FeatureBuilder:
         # The default of 16 × 16 parts makes windows of some thousand rows many times slower.
         mindpandas_config.set_partition_shape((1, 1))
 
-    def build(self, rows: ParsedRows) -> tuple[np.ndarray, np.ndarray]:
+    def build(self, rows: ParsedRows) -> tuple[Array, Array]:
         """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows."""
         dense = mindpandas.DataFrame(rows.dense).apply(self._functions.scale, axis=0)
         categorical = mindpandas.DataFrame(rows.categorical).apply(self._functions.look_up, axis=0)
@@ -68,9 +70,9 @@ class _Parsed:
 
     held: Sequence[HeldRows]
     rows: ParsedRows
-    partition: np.ndarray
+    partition: Array
     """int64[messages], which of ``held`` a message belongs to."""
-    place: np.ndarray
+    place: Array
     """int64[messages], its place among that partition's held rows."""
 
 
@@ -101,7 +103,7 @@ class WindowAssembler:
         self._session = commit.session
         self._source.seek(commit.position)
 
-    def take(self, limit: int) -> Optional[np.ndarray]:
+    def take(self, limit: int) -> Optional[Array]:
         """A window of at most ``limit`` rows in merge order, or None when none can be taken yet."""
         parsed = self._parse(limit)
         if not len(parsed.place):
@@ -133,9 +135,7 @@ class WindowAssembler:
         )
         order = np.lexsort((place, partition))
         taken = np.bincount(partition, minlength=len(held))
-        values = [
-            value for rows, count in zip(held, taken) for value in rows.values[: int(count)]
-        ]
+        values = [value for rows, count in zip(held, taken) for value in rows.values[: int(count)]]
         parsed = parse_messages(values, self._value_format)
         return _Parsed(held, parsed, partition[order], place[order])
 
@@ -144,7 +144,7 @@ class WindowAssembler:
         last = self._position.last_partition
         return (numbers.index(last) + 1) % len(numbers) if last in numbers else 0
 
-    def _make_window(self, parsed: _Parsed, chosen: np.ndarray) -> np.ndarray:
+    def _make_window(self, parsed: _Parsed, chosen: Array) -> Array:
         """The window of the chosen good rows, which are given in stream order."""
         message = parsed.rows.index[chosen]
         held_number, place = parsed.partition[message], parsed.place[message]
@@ -173,7 +173,7 @@ class WindowAssembler:
         self._position = advance(self._position, partition, offset)
         return window
 
-    def _let_go(self, parsed: _Parsed, chosen: np.ndarray) -> None:
+    def _let_go(self, parsed: _Parsed, chosen: Array) -> None:
         """Drops the taken rows and the bad rows among and right behind them from the source."""
         bad_by_message = {row.index: row for row in parsed.rows.bad}
         taken = np.zeros(len(parsed.place), dtype=bool)
@@ -240,8 +240,9 @@ def starting_commit(source: RowSource, start: str, allow_loss: bool) -> Commit:
     committed = source.committed()
     position = source.resolve_start(start, allow_loss)
     if committed is not None and start == "committed":
-        return Commit(Position(position.offsets, committed.position.last_partition),
-                      committed.session)
+        return Commit(
+            Position(position.offsets, committed.position.last_partition), committed.session
+        )
     commit = Commit(position, session=0)
     source.commit(commit)
     return commit

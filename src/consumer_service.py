@@ -34,9 +34,7 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
     """
     counts = ConsumerCounts()
     try:
-        dictionaries = load_dictionaries(
-            arguments.max_dict, arguments.min_dict, arguments.map_dict
-        )
+        dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)
         with RowSource(
             arguments.bootstrap_servers,
             arguments.topic,

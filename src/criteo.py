@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Sequence
+from typing import Any, Optional
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
+
+from src.arrays import Array
 
 LABEL = "label"
 DENSE_COLUMNS = tuple(f"I{number}" for number in range(1, 14))
@@ -27,10 +30,18 @@ DENSE_SIZE = len(DENSE_COLUMNS)
 CATEGORICAL_SIZE = len(CATEGORICAL_COLUMNS)
 FIELD_SIZE = DENSE_SIZE + CATEGORICAL_SIZE
 VALUE_FORMATS = ("tsv", "json")
+ROW = "row"
+"""Stands for the column where a line as a whole is at fault."""
 
-_TAB, _LINE_FEED, _CARRIAGE_RETURN = b"\t\n\r"
-_NUMBER_BYTES = np.zeros(256, dtype=bool)
-_NUMBER_BYTES[list(b"0123456789-\t")] = True
+_TAB = ord("\t")
+_ONE_IF_FOREIGN = np.ones(256, dtype=np.uint8)
+_ONE_IF_FOREIGN[list(b"0123456789-\t")] = 0
+_LABELS = (b"0", b"1")
+# Eighteen digits always fit 64 bits; a longer number is looked at more closely.
+_PLAIN_NUMBERS = re.compile(rb"[01]\t(?:(?:-?[0-9]{1,18})?\t){13}")
+_INTEGER = re.compile(rb"-?[0-9]+")
+_INT64 = np.iinfo(np.int64)
+_TOMBSTONE = "no value (a tombstone)"
 _PARSE_OPTIONS = pa.csv.ParseOptions(
     delimiter="\t", quote_char=False, escape_char=False, ignore_empty_lines=False
 )
@@ -63,40 +74,37 @@ class ParsedRows:
         bad: The messages that are no rows, in order.
     """
 
-    index: np.ndarray
-    label: np.ndarray
+    index: Array
+    label: Array
     dense: pd.DataFrame
     categorical: pd.DataFrame
     bad: Sequence[BadRow]
 
 
-def parse_messages(values: Sequence[Optional[bytes]], value_format: str = "tsv") -> ParsedRows:
+def parse_messages(values: Sequence[bytes | None], value_format: str = "tsv") -> ParsedRows:
     """Turns message values into columns; a bad one is named and the rest goes on.
+
+    Whether a message is a row, and which, depends on its own bytes alone.
 
     Args:
         values: The raw values; None (a Kafka tombstone) is a bad row.
         value_format: "tsv" or "json".
     """
     bad: list[BadRow] = []
+    lines: Sequence[bytes | None] = values
+    index = np.arange(len(values), dtype=np.int64)
     if value_format == "json":
         lines, index = _lines_from_json(values, bad)
-    else:
-        lines, index = list(values), np.arange(len(values))
-    lines, index = _keep_whole_lines(lines, index, bad)
-    table = _read_typed(lines)
+    table = _read_if_all_good(lines)
     if table is None:
-        lines, index = _keep_valid_fields(lines, index, bad)
-        table = _read_typed(lines)
-        if table is None:
-            raise AssertionError("a row passed every check and still could not be read")
+        good, index = _keep_rows(lines, index, bad)
+        table = _read(_joined(good))
     return _to_parsed_rows(table, index, sorted(bad, key=lambda row: row.index))
 
 
 def read_options(block_size: int = 1 << 20) -> pa.csv.ReadOptions:
     """How a Criteo file without a header is read."""
-    return pa.csv.ReadOptions(
-        column_names=list(COLUMNS), block_size=block_size, use_threads=False
-    )
+    return pa.csv.ReadOptions(column_names=list(COLUMNS), block_size=block_size, use_threads=False)
 
 
 def parse_options() -> pa.csv.ParseOptions:
@@ -104,7 +112,7 @@ def parse_options() -> pa.csv.ParseOptions:
     return _PARSE_OPTIONS
 
 
-def convert_options(categorical: Optional[pa.DataType] = None) -> pa.csv.ConvertOptions:
+def convert_options(categorical: pa.DataType | None = None) -> pa.csv.ConvertOptions:
     """Integers for the label and the dense columns; only the empty field is missing.
 
     Args:
@@ -120,27 +128,35 @@ def line_from_fields(fields: Sequence[Any]) -> bytes:
     """One wire line from 40 field values; None and NaN are missing.
 
     Raises:
-        ValueError: There are not 40 fields or one holds a tab or a line break.
+        ValueError: There are not 40 fields, or one holds a tab or a line break, or one is neither
+            a string nor a finite number, or can't be written as UTF-8.
     """
     if len(fields) != len(COLUMNS):
-        raise ValueError(f"{len(fields)} fields, expected {len(COLUMNS)}")
-    texts = [_field_text(field) for field in fields]
-    for column, text in zip(COLUMNS, texts):
-        if any(mark in text for mark in "\t\n\r"):
-            raise ValueError(f"{column} holds a tab or a line break: {text!r}")
-    return "\t".join(texts).encode()
+        raise ValueError(f"{len(fields)} fields, expected {len(COLUMNS)}: {_shown(fields)}")
+    texts = list(map(_field_text, fields))
+    line = "\t".join(texts)
+    if line.count("\t") != len(COLUMNS) - 1 or "\n" in line or "\r" in line:
+        for column, text in zip(COLUMNS, texts):
+            if any(mark in text for mark in "\t\n\r"):
+                raise ValueError(f"{column} holds a tab or a line break: {_shown(text)}")
+    return line.encode()
 
 
 def json_message(line: bytes) -> tuple[bytes, bytes]:
     """The original example's wire for one line: (key, value).
 
     The key is the JSON list of column names, the value the JSON list of 40 values: the label and
-    the dense columns are numbers, a missing number is NaN and a missing string null.
+    the dense columns are numbers, a missing number is NaN and a missing string null. What ought to
+    be a number and is none stays a string, for the reader to name as it would in the line itself.
+
+    Raises:
+        UnicodeDecodeError: The line is not UTF-8.
     """
     fields = line.decode().split("\t")
-    numbers = [float(text) if text else math.nan for text in fields[1 : 1 + DENSE_SIZE]]
+    label = int(fields[0]) if fields[0].encode() in _LABELS else fields[0]
+    numbers = [_json_number(text) for text in fields[1 : 1 + DENSE_SIZE]]
     strings = [text or None for text in fields[1 + DENSE_SIZE :]]
-    return _JSON_KEY, json.dumps([int(fields[0]), *numbers, *strings]).encode()
+    return _JSON_KEY, json.dumps([label, *numbers, *strings]).encode()
 
 
 def is_header(line: bytes) -> bool:
@@ -151,155 +167,164 @@ def is_header(line: bytes) -> bool:
 _JSON_KEY = json.dumps(list(COLUMNS)).encode()
 
 
+def _json_number(text: str) -> float | int | str:
+    if not text:
+        return math.nan
+    if not _is_integer(text.encode()):
+        return text
+    exact = int(text)
+    return float(exact) if float(exact) == exact else exact
+
+
 def _field_text(field: Any) -> str:
-    if field is None or (isinstance(field, float) and math.isnan(field)):
-        return ""
-    if isinstance(field, float) and field.is_integer():
-        return str(int(field))
-    if isinstance(field, (str, int, float)) and not isinstance(field, bool):
+    kind = type(field)
+    if kind is str:
         return str(field)
-    raise ValueError(f"a field is neither a number nor a string: {_shown(field)}")
+    if field is None:
+        return ""
+    if kind is int:
+        return str(field)
+    if kind is float:
+        if math.isnan(field):
+            return ""
+        if math.isfinite(field):
+            return str(int(field)) if field.is_integer() else str(field)
+    raise ValueError(f"a field is neither a string nor a finite number: {_shown(field)}")
 
 
 def _lines_from_json(
-    values: Sequence[Optional[bytes]], bad: list[BadRow]
-) -> tuple[list[Optional[bytes]], np.ndarray]:
+    values: Sequence[bytes | None], bad: list[BadRow]
+) -> tuple[list[bytes], npt.NDArray[np.int64]]:
     """JSON values as wire lines. The documented wire is per row, so this loop is too."""
-    lines: list[Optional[bytes]] = []
+    lines: list[bytes] = []
     index: list[int] = []
     for place, value in enumerate(values):
+        if value is None:
+            bad.append(BadRow(place, ROW, _TOMBSTONE))
+            continue
         try:
-            fields = json.loads(value) if value is not None else None
+            fields = json.loads(value)
             if not isinstance(fields, list):
                 raise ValueError(f"not a JSON list: {_shown(value)}")
             lines.append(line_from_fields(fields))
             index.append(place)
         except (ValueError, RecursionError) as error:
-            bad.append(BadRow(place, "row", f"{error}"))
+            bad.append(BadRow(place, ROW, f"{error}"))
     return lines, np.asarray(index, dtype=np.int64)
 
 
-def _keep_whole_lines(
-    lines: Sequence[Optional[bytes]], index: np.ndarray, bad: list[BadRow]
-) -> tuple[list[bytes], np.ndarray]:
-    """Drops what is not one line of 40 fields, so that no column can ever shift."""
-    values = [b"" if line is None else line for line in lines]
-    tabs, breaks = _count_marks(values)
-    whole = (tabs == len(COLUMNS) - 1) & (breaks == 0)
-    if whole.all():
-        return values, index
-    for place in np.flatnonzero(~whole):
-        value = lines[place]
-        if value is None:
-            reason = "no value (a tombstone)"
-        elif breaks[place]:
-            reason = f"a line break within the row: {_shown(value)}"
-        else:
-            reason = f"{tabs[place] + 1} fields, expected {len(COLUMNS)}: {_shown(value)}"
-        bad.append(BadRow(int(index[place]), "row", reason))
-    kept = np.flatnonzero(whole)
-    return [values[place] for place in kept], index[kept]
+def _joined(lines: Sequence[bytes]) -> bytes:
+    return b"\n".join([*lines, b""])
 
 
-def _count_marks(values: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Tabs and line breaks in each value, counted over one joined buffer."""
-    buffer, starts, ends = _joined(values)
-    tabs_at = np.flatnonzero(buffer == _TAB)
-    breaks_at = np.flatnonzero((buffer == _LINE_FEED) | (buffer == _CARRIAGE_RETURN))
-    return (
-        np.searchsorted(tabs_at, ends) - np.searchsorted(tabs_at, starts),
-        np.searchsorted(breaks_at, ends) - np.searchsorted(breaks_at, starts),
-    )
+def _read_if_all_good(lines: Sequence[bytes | None]) -> pa.Table | None:
+    """The lines as typed columns, or None when one of them is, or may be, no row."""
+    whole = [line for line in lines if line is not None]
+    data = _joined(whole)
+    if len(whole) < len(lines) or not _all_plain(data, len(whole)):
+        return None
+    try:
+        return _read(data)
+    except pa.ArrowInvalid:
+        return None
 
 
-def _joined(values: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All bytes in one uint8 array, and where each value starts and ends in it."""
-    ends = np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values)))
-    starts = np.concatenate(([0], ends[:-1])).astype(np.int64)
-    return np.frombuffer(b"".join(values), dtype=np.uint8), starts, ends
-
-
-def _numbers_are_plain(lines: Sequence[bytes]) -> bool:
-    """Whether the label is one character and the dense fields hold only digits and minus signs.
+def _all_plain(data: bytes, rows: int) -> bool:
+    """Whether each line has 40 fields, a label and dense fields of digits and minus signs only.
 
     The CSV reader is kinder than the format: it trims blanks, reads 0x10 and swallows a byte order
     mark. What counts as a row must not depend on which rows stand beside it, so this comes first.
+
+    Args:
+        data: The lines, each with a line feed behind it.
+        rows: How many there are.
     """
-    buffer, starts, _ = _joined(lines)
-    tabs_at = np.flatnonzero(buffer == _TAB).reshape(len(lines), len(COLUMNS) - 1)
-    last_dense_end = tabs_at[:, DENSE_SIZE]
-    foreign_at = np.flatnonzero(~_NUMBER_BYTES[buffer])
-    foreign = np.searchsorted(foreign_at, last_dense_end) - np.searchsorted(foreign_at, starts)
-    return bool((tabs_at[:, 0] - starts == 1).all() and not foreign.any())
+    if data.count(b"\n") != rows or b"\r" in data:
+        return False
+    if not rows:
+        return True
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    tabs_at = np.flatnonzero(buffer == _TAB)
+    if tabs_at.size != rows * (len(COLUMNS) - 1):
+        return False
+    tabs_at = tabs_at.reshape(rows, len(COLUMNS) - 1)
+    ends = np.flatnonzero(buffer == ord("\n"))
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    # The total is right; so is each line's count if its last tab stands before its end.
+    if (tabs_at[:, -1] > ends).any() or (tabs_at[:, 0] != starts + 1).any():
+        return False
+    if (buffer[starts] & 0xFE != ord("0")).any():
+        return False
+    pieces = np.column_stack((starts, tabs_at[:, DENSE_SIZE])).ravel()
+    foreign = np.bitwise_or.reduceat(_ONE_IF_FOREIGN[buffer], pieces)
+    return not foreign[::2].any()
 
 
-def _read_typed(lines: Sequence[bytes]) -> Optional[pa.Table]:
-    """The lines as typed columns, or None when a field does not fit its type."""
-    if not lines:
-        return pa.table(
-            {
-                column: pa.array([], type=data_type)
-                for column, data_type in convert_options().column_types.items()
-            }
-        ).select(list(COLUMNS))
-    if not _numbers_are_plain(lines):
-        return None
-    data = b"\n".join(lines) + b"\n"
-    try:
-        table = pa.csv.read_csv(
-            pa.py_buffer(data), read_options(len(data) + 1), parse_options(), convert_options()
-        )
-    except pa.ArrowInvalid:
-        return None
-    if table.num_rows != len(lines) or table[LABEL].null_count:
-        return None
-    label = table[LABEL]
-    in_range = pc.and_(pc.greater_equal(label, 0), pc.less_equal(label, 1))
-    return table if pc.all(in_range).as_py() else None
+def _read(data: bytes) -> pa.Table:
+    """Lines as typed columns.
 
-
-def _keep_valid_fields(
-    lines: Sequence[bytes], index: np.ndarray, bad: list[BadRow]
-) -> tuple[list[bytes], np.ndarray]:
-    """Finds the rows with a field of the wrong type and names the first such field.
-
-    This is the slow path: it runs only on a batch that is known to hold a bad row.
+    Raises:
+        pa.ArrowInvalid: A field does not fit its type.
     """
+    options = convert_options()
+    if not data:
+        types = options.column_types
+        return pa.table({column: pa.array([], type=types[column]) for column in COLUMNS})
+    return pa.csv.read_csv(
+        pa.py_buffer(data), read_options(len(data) + 1), parse_options(), options
+    )
+
+
+def _keep_rows(
+    lines: Sequence[bytes | None], index: npt.NDArray[np.int64], bad: list[BadRow]
+) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+    """The lines that are rows; names what is wrong with the others.
+
+    This says what a row is, line by line; it runs only on a batch that may hold a bad one.
+    """
+    good: list[bytes] = []
     kept: list[int] = []
     for place, line in enumerate(lines):
-        fault = _field_fault(line)
-        if fault is None:
+        fault = _line_fault(line)
+        if line is not None and fault is None:
+            good.append(line)
             kept.append(place)
-        else:
+        elif fault is not None:
             bad.append(BadRow(int(index[place]), *fault))
-    return [lines[place] for place in kept], index[kept]
+    return good, index[kept]
 
 
-def _field_fault(line: bytes) -> Optional[tuple[str, str]]:
-    """(column, reason) of the first field that does not fit, or None."""
-    fields = line.split(b"\t")
-    if fields[0] not in (b"0", b"1"):
-        return LABEL, f"not 0 or 1: {_shown(fields[0])}"
-    for column, field in zip(DENSE_COLUMNS, fields[1:]):
-        if field and not _is_integer(field):
-            return column, f"not a 64-bit integer: {_shown(field)}"
-    for column, field in zip(CATEGORICAL_COLUMNS, fields[1 + DENSE_SIZE :]):
-        try:
-            field.decode()
-        except UnicodeDecodeError:
-            return column, f"not UTF-8: {_shown(field)}"
+def _line_fault(line: bytes | None) -> tuple[str, str] | None:
+    """(column, reason) of the first thing wrong with a line, or None if it is a row."""
+    if line is None:
+        return ROW, _TOMBSTONE
+    if b"\n" in line or b"\r" in line:
+        return ROW, f"a line break within the row: {_shown(line)}"
+    tabs = line.count(b"\t")
+    if tabs != len(COLUMNS) - 1:
+        return ROW, f"{tabs + 1} fields, expected {len(COLUMNS)}: {_shown(line)}"
+    if not _PLAIN_NUMBERS.match(line):
+        label, *fields = line.split(b"\t", DENSE_SIZE + 1)
+        if label not in _LABELS:
+            return LABEL, f"not 0 or 1: {_shown(label)}"
+        for column, field in zip(DENSE_COLUMNS, fields):
+            if field and not _is_integer(field):
+                return column, f"not a 64-bit integer: {_shown(field)}"
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        place = line.count(b"\t", 0, error.start)
+        field = line.split(b"\t")[place]
+        return COLUMNS[place], f"not UTF-8: {_shown(field)}"
     return None
 
 
 def _is_integer(field: bytes) -> bool:
-    """Whether the CSV reader, too, takes the field as a 64-bit integer."""
-    if not field.isascii() or not _NUMBER_BYTES[list(field)].all():
+    if not _INTEGER.fullmatch(field):
         return False
-    try:
-        pa.array([field.decode()]).cast(pa.int64())
-    except pa.ArrowInvalid:
-        return False
-    return True
+    # Python refuses to read some thousand digits; twenty significant ones are too many already.
+    digits = field.lstrip(b"-").lstrip(b"0")
+    return len(digits) < 20 and _INT64.min <= int(field) <= _INT64.max
 
 
 def _shown(value: Any) -> str:
@@ -307,7 +332,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _to_parsed_rows(table: pa.Table, index: np.ndarray, bad: Sequence[BadRow]) -> ParsedRows:
+def _to_parsed_rows(
+    table: pa.Table, index: npt.NDArray[np.int64], bad: Sequence[BadRow]
+) -> ParsedRows:
     dense = np.empty((table.num_rows, DENSE_SIZE), dtype=np.float64, order="F")
     for place, column in enumerate(DENSE_COLUMNS):
         dense[:, place] = table[column].to_numpy()

@@ -17,13 +17,14 @@ from typing import Callable, Optional
 
 import numpy as np
 
+from src.arrays import Array
 from src.channel import ChannelError, WindowReceiver
 from src.position import Position, PositionTracker, RowRange, advance, row_ranges
 from src.stop import StopFlag
 
 logger = logging.getLogger(__name__)
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+Batch = tuple[Array, Array, Array]
 RECEIVE_SECONDS = 0.2
 UNBOUNDED_LENGTH = 2**31 - 1
 
@@ -85,7 +86,7 @@ class StreamingDataset:
         self._idle_seconds = idle_seconds
         self._dictionaries = dictionaries
         self._receiver: Optional[WindowReceiver] = None
-        self._rows: deque[np.ndarray] = deque()
+        self._rows: deque[Array] = deque()
         self._row_count = 0
         self._ledger: deque[BatchRecord] = deque()
         self._busy = threading.Lock()
@@ -139,7 +140,7 @@ class StreamingDataset:
             elif self._idle_seconds and time.monotonic() - idle_since >= self._idle_seconds:
                 self._flag.set(f"no rows for {self._idle_seconds:g} s")
 
-    def _receive(self) -> Optional[np.ndarray]:
+    def _receive(self) -> Optional[Array]:
         if self._receiver is None:
             self._receiver = self._attach()
             if self._receiver is None:
@@ -152,7 +153,7 @@ class StreamingDataset:
             self._receiver = None
             return None
 
-    def _admit(self, window: np.ndarray) -> bool:
+    def _admit(self, window: Array) -> bool:
         """Keeps the rows of a window that are due; says whether there were any."""
         if int(window["session"][0]) != self._session:
             self.stale_rows += len(window)
@@ -175,7 +176,7 @@ class StreamingDataset:
             )
 
     def _cut_batch(self) -> Batch:
-        parts: list[np.ndarray] = []
+        parts: list[Array] = []
         missing = self._batch_size
         while missing:
             rows = self._rows[0]
@@ -194,7 +195,7 @@ class StreamingDataset:
             np.ascontiguousarray(batch["label"]).reshape(-1, 1),
         )
 
-    def _record(self, batch: np.ndarray) -> None:
+    def _record(self, batch: Array) -> None:
         partition, offset = batch["partition"].ravel(), batch["offset"].ravel()
         self._handed_out = advance(self._handed_out, partition, offset)
         self._ledger.append(

@@ -5,11 +5,12 @@ They are pure and work on whole columns; the consumer runs them through MindPand
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
+from src.arrays import Array
 from src.criteo import CATEGORICAL_COLUMNS, DENSE_SIZE, FIELD_SIZE
 from src.dictionaries import Dictionaries
 
@@ -81,9 +82,7 @@ class ColumnFunctions:
         )
 
 
-def assemble(
-    dense_weights: np.ndarray, categorical_ids: np.ndarray, dense_ids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def assemble(dense_weights: Array, categorical_ids: Array, dense_ids: Array) -> tuple[Array, Array]:
     """Puts the two kinds of fields side by side.
 
     Args:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any, Callable, Mapping, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
+from src.arrays import Array
 from src.position import Commit, Position
 
 logger = logging.getLogger(__name__)
@@ -51,8 +53,8 @@ class HeldRows:
 
     partition: int
     values: list[Optional[bytes]]
-    offset: np.ndarray
-    timestamp: np.ndarray
+    offset: Array
+    timestamp: Array
     exhausted: bool
 
 
@@ -137,14 +139,10 @@ class RowSource:
 
     def committed(self) -> Optional[Commit]:
         """What the group has committed for the topic, or None where it has nothing yet."""
-        found: dict[int, Any] = {}
-        for number, handle in self._handles.items():
-            found[number] = self._patiently(
-                "reading the committed position",
-                lambda handle=handle: self._consumer.committed(
-                    handle, metadata=True, timeout_ms=int(REQUEST_SECONDS * 1000)
-                ),
-            )
+        found = {
+            number: self._patiently("reading the committed position", self._ask_committed(handle))
+            for number, handle in self._handles.items()
+        }
         known = {number: entry for number, entry in found.items() if entry is not None}
         if not known:
             return None
@@ -244,6 +242,10 @@ class RowSource:
     def drop(self, partition: int, rows: int) -> None:
         """Lets the first held messages of a partition go."""
         self._queues[partition].drop(rows)
+
+    def _ask_committed(self, handle: TopicPartition) -> Callable[[], Any]:
+        milliseconds = int(REQUEST_SECONDS * 1000)
+        return lambda: self._consumer.committed(handle, metadata=True, timeout_ms=milliseconds)
 
     def _at_end(self, number: int) -> bool:
         """Whether everything that the broker had at the last fetch has been fetched."""

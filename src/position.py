@@ -8,10 +8,13 @@ position and the same topic give the same rows in the same order.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Mapping, Optional
+from typing import Optional
 
 import numpy as np
+
+from src.arrays import Array
 
 
 class GapError(RuntimeError):
@@ -74,7 +77,7 @@ class PositionTracker:
         """The position after all rows let through so far."""
         return Position(dict(self._offsets), self._last_partition)
 
-    def admit(self, partition: np.ndarray, start: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    def admit(self, partition: Array, start: Array, offset: Array) -> Array:
         """Which stripes are new, and moves the position behind them.
 
         Args:
@@ -92,7 +95,7 @@ class PositionTracker:
         for number in np.unique(partition):
             here = partition == number
             new_rows[here] = self._admit_partition(int(number), start[here], offset[here])
-        new_stripes: np.ndarray = new_rows.all(axis=1)
+        new_stripes: Array = new_rows.all(axis=1)
         partial = new_rows.any(axis=1) & ~new_stripes
         if partial.any():
             place = int(np.flatnonzero(partial)[0])
@@ -105,9 +108,9 @@ class PositionTracker:
             self._last_partition = int(partition[new_stripes][-1, -1])
         return new_stripes
 
-    def _admit_partition(self, number: int, start: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    def _admit_partition(self, number: int, start: Array, offset: Array) -> Array:
         expected = self._offsets.get(number, 0)
-        new: np.ndarray = offset >= expected
+        new: Array = offset >= expected
         if not new.any():
             return new
         follows = np.concatenate(([expected], offset[new][:-1] + 1))
@@ -124,7 +127,7 @@ class PositionTracker:
         return new
 
 
-def advance(position: Position, partition: np.ndarray, offset: np.ndarray) -> Position:
+def advance(position: Position, partition: Array, offset: Array) -> Position:
     """The position behind some rows, given in stream order.
 
     Args:
@@ -140,7 +143,7 @@ def advance(position: Position, partition: np.ndarray, offset: np.ndarray) -> Po
     return Position(offsets, int(partition[-1]))
 
 
-def row_ranges(partition: np.ndarray, offset: np.ndarray) -> list[RowRange]:
+def row_ranges(partition: Array, offset: Array) -> list[RowRange]:
     """What some rows cover, one range for each partition among them."""
     ranges = []
     for number in np.unique(partition):
@@ -161,9 +164,7 @@ class Commit:
 
     def metadata(self) -> str:
         """What travels beside the offsets in Kafka's commit."""
-        return json.dumps(
-            {"session": self.session, "last_partition": self.position.last_partition}
-        )
+        return json.dumps({"session": self.session, "last_partition": self.position.last_partition})
 
     @staticmethod
     def from_offsets(offsets: Mapping[int, int], metadata: Optional[str]) -> Commit:

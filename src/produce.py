@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterator
+from typing import Any, BinaryIO, Callable
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
@@ -166,9 +167,10 @@ def produce_file(
         metrics_enabled=False,
     )
     try:
-        with open(path, "rb") as file, tqdm(
-            desc=path.name, unit=" rows", position=partition, mininterval=0.5
-        ) as progress:
+        with (
+            open(path, "rb") as file,
+            tqdm(desc=path.name, unit=" rows", position=partition, mininterval=0.5) as progress,
+        ):
             deliveries = Deliveries(progress)
             _send_rows(file, first, producer, partition, options, deliveries, stopped)
             producer.flush(timeout=STOP_FLUSH_SECONDS if stopped() else FLUSH_SECONDS)
@@ -213,9 +215,7 @@ def _as_json(name: str, number: int, line: bytes) -> tuple[bytes, bytes]:
         raise ValueError(f"line {number + 1} can't be written as JSON: {error}") from None
 
 
-def _paced(
-    file: BinaryIO, rate: float, first: int, stopped: Callable[[], bool]
-) -> Iterator[bytes]:
+def _paced(file: BinaryIO, rate: float, first: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
     """The file's rows from ``first`` on, no faster than ``rate``."""
     began = time.monotonic()
     for number, line in enumerate(file):
@@ -228,4 +228,3 @@ def _paced(
             time.sleep(min(ahead, RATE_SLICE_SECONDS))
             ahead = (number - first) / rate - (time.monotonic() - began)
         yield line.rstrip(b"\r\n")
-

@@ -8,6 +8,7 @@ is lost and none is trained twice.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import secrets
 import time
@@ -37,7 +38,13 @@ from src.dataset import DatasetError, StreamingDataset
 from src.kafka_source import RowSource
 from src.position import Commit, Position
 from src.stop import StopFlag
-from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
+from src.wide_and_deep import (
+    ModelConfig,
+    NetWithLossClass,
+    TrainStepWrap,
+    WideDeepModel,
+    computes_in_float16,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +57,16 @@ class TrainError(RuntimeError):
 
 
 def choose_device(device_target: str) -> str:
-    """"GPU" or "CPU": the one asked for, or for "auto" a GPU where MindSpore can use one."""
+    """The device asked for, or for "auto" a GPU where MindSpore can use one, else the CPU."""
     if device_target != "auto":
         return device_target
     try:
+        # MindSpore reports a missing driver as errors of its own: look for it first.
+        ctypes.CDLL("libcuda.so.1")
         context.set_context(device_target="GPU")
         ms.ops.ones((1,), ms.float32).asnumpy()
-    except (RuntimeError, ValueError) as error:
-        logger.info("no usable GPU (%s): training on the CPU", str(error).strip().split("\n")[0])
+    except (OSError, RuntimeError, ValueError) as error:
+        logger.info("no usable GPU (%s)", str(error).strip().split("\n")[0])
         return "CPU"
     return "GPU"
 
@@ -65,6 +74,8 @@ def choose_device(device_target: str) -> str:
 def build_network(config: Config) -> TrainStepWrap:
     """The training step of Wide&Deep as the configuration describes it."""
     model_config = model_config_of(config)
+    if config.use_mixed_precision and not computes_in_float16(model_config):
+        logger.info("use_mixed_precision: the CPU computes in float32 all the same")
     network = NetWithLossClass(WideDeepModel(model_config), model_config)
     return TrainStepWrap(network, model_config)
 
@@ -201,9 +212,7 @@ class Trainer:
             unit.dictionaries if unit else None,
         )
 
-    def _train(
-        self, network: TrainStepWrap, source: RowSource, progress: TrainingProgress
-    ) -> None:
+    def _train(self, network: TrainStepWrap, source: RowSource, progress: TrainingProgress) -> None:
         config, stream = self._config, self._dataset
         assert stream is not None
         checkpoint = StreamCheckpoint(

@@ -14,7 +14,7 @@ from src.dataset import DatasetError
 from src.kafka_source import SourceError
 from src.position import GapError
 from src.stop import StopFlag
-from src.train import TrainError, Trainer, choose_device
+from src.train import Trainer, TrainError, choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ EXPECTED_ERRORS = (
     NonFiniteLoss,
     SourceError,
     TrainError,
+    ValueError,  # ModelConfig names a value that no model can be built from
 )
 
 

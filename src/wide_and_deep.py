@@ -297,6 +297,11 @@ class PredictWithSigmoid(nn.Cell):  # type: ignore[misc]
 # Optimizers. Both know two ways to move a table of v rows of which a batch has touched at most n:
 # `every row` (dense, the documented way) and `touched rows` (sparse, lazy). The latter comes with
 # one difficulty, ids that a batch holds several times, so their gradients are summed up first.
+#
+# What moves parameters returns the results of the operators that do it: a graph drops what nothing
+# depends on, however much it does on the side.
+
+Done = tuple[Tensor, ...]
 
 
 class SumOverDuplicates(nn.Cell):  # type: ignore[misc]
@@ -345,27 +350,29 @@ class Ftrl(nn.Cell):  # type: ignore[misc]
         self.gather = ops.Gather()
         self.scatter = ops.ScatterUpdate()
 
-    def bias(self, gradient: Tensor) -> None:
+    def bias(self, gradient: Tensor) -> Done:
         """Move the bias by its gradient [1]."""
         state = (self.wide_bias, self.accumulator[1], self.linear[1])
-        self.apply(*state, gradient, WIDE_LR, WIDE_L1, WIDE_L2, -0.5)
+        return (self.apply(*state, gradient, WIDE_LR, WIDE_L1, WIDE_L2, -0.5),)
 
-    def every_row(self, ids: Tensor, gradient: Tensor) -> None:
+    def every_row(self, ids: Tensor, gradient: Tensor) -> Done:
         """Move all v weights, those at `ids` [n] by `gradient` [n, 1], per occurrence."""
         gradient = self.segment_sum(gradient, ids, self.vocab_size)  # [v, 1], small enough
         state = (self.wide_weight, self.accumulator[0], self.linear[0])
-        self.apply(*state, gradient, WIDE_LR, WIDE_L1, WIDE_L2, -0.5)
+        return (self.apply(*state, gradient, WIDE_LR, WIDE_L1, WIDE_L2, -0.5),)
 
-    def touched_rows(self, ids: Tensor, rows: Tensor, gradient: Tensor) -> None:
+    def touched_rows(self, ids: Tensor, rows: Tensor, gradient: Tensor) -> Done:
         """Move only the weights at `ids` [n]: `rows` [n, 1], by `gradient` [n, 1], summed up."""
         old = self.gather(self.accumulator[0], ids, 0)
         new = old + gradient * gradient
         root = ops.sqrt(new) / WIDE_LR
         z = self.gather(self.linear[0], ids, 0) + gradient - rows * (root - ops.sqrt(old) / WIDE_LR)
         w = ops.sign(z) * ops.relu(ops.abs(z) - WIDE_L1) / -(root + 2 * WIDE_L2)
-        self.scatter(self.wide_weight, ids, w)
-        self.scatter(self.accumulator[0], ids, new)
-        self.scatter(self.linear[0], ids, z)
+        return (
+            self.scatter(self.wide_weight, ids, w),
+            self.scatter(self.accumulator[0], ids, new),
+            self.scatter(self.linear[0], ids, z),
+        )
 
 
 class Adam(nn.Cell):  # type: ignore[misc]
@@ -408,15 +415,17 @@ class Adam(nn.Cell):  # type: ignore[misc]
         self.beta2_power = beta2_power
         return beta1_power, beta2_power
 
-    def dense_layers(self, powers: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]) -> None:
+    def dense_layers(self, powers: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]) -> Done:
         """Move all layers' weights and biases, by a gradient each."""
         factors = powers + (ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS)
+        done = ()
         for p, m, v, gradient in zip(self.layers, self.m, self.v, gradients):
-            self.apply(p, m, v, *factors, gradient)
+            done += (self.apply(p, m, v, *factors, gradient),)
+        return done
 
     def every_row(
         self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
-    ) -> None:
+    ) -> Done:
         """Move all v rows, those at `ids` [n] by `gradient` [n, e] as well as by L2.
 
         The touched rows are worked out apart, all rows are moved as though none were touched, and
@@ -429,13 +438,13 @@ class Adam(nn.Cell):  # type: ignore[misc]
         factors = powers + (lr, ADAM_BETA1, ADAM_BETA2, ADAM_EPS / self.unit)
         untouched = self.table if self.has_l2 else ops.zeros_like(self.table)
         done = self.apply(self.table, self.table_m, self.table_v, *factors, untouched)
-        self._write(ops.depend(ids, done), moved)
+        return self._write(ops.depend(ids, done), moved)
 
     def touched_rows(
         self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
-    ) -> None:
+    ) -> Done:
         """Move only the rows at `ids` [n]: `rows` [n, e], by `gradient` [n, e]."""
-        self._write(ids, self._moved(powers, ids, rows, gradient))
+        return self._write(ids, self._moved(powers, ids, rows, gradient))
 
     def _moved(
         self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
@@ -446,10 +455,12 @@ class Adam(nn.Cell):  # type: ignore[misc]
         lr_t = ADAM_LR * ops.sqrt(1 - powers[1]) / (1 - powers[0])
         return rows - lr_t * (m / (ops.sqrt(v) + ADAM_EPS / self.unit)), m, v
 
-    def _write(self, ids: Tensor, moved: tuple[Tensor, Tensor, Tensor]) -> None:
-        self.scatter(self.table, ids, moved[0])
-        self.scatter(self.table_m, ids, moved[1])
-        self.scatter(self.table_v, ids, moved[2])
+    def _write(self, ids: Tensor, moved: tuple[Tensor, Tensor, Tensor]) -> Done:
+        return (
+            self.scatter(self.table, ids, moved[0]),
+            self.scatter(self.table_m, ids, moved[1]),
+            self.scatter(self.table_v, ids, moved[2]),
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -510,8 +521,8 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         deep_loss = self.network.deep_loss(wide_loss)
         # From here on parameters change in place; whatever is read must have been read by now.
         id = ops.depend(id, (deep_loss, gradients))  # noqa: A001
-        self.update(id.reshape(-1), wide_rows, deep_rows, self.unscaled(gradients))
-        return wide_loss, deep_loss, logit
+        done = self.update(id.reshape(-1), wide_rows, deep_rows, self.unscaled(gradients))
+        return ops.depend(wide_loss, done), deep_loss, logit
 
     def scaled_loss(
         self, wide_rows: Tensor, deep_rows: Tensor, weight: Tensor, label: Tensor
@@ -532,21 +543,22 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         wide_rows: Tensor,
         deep_rows: Tensor,
         gradients: tuple,  # type: ignore[type-arg]
-    ) -> None:
+    ) -> Done:
         """Let both optimizers move what is theirs; ids are [n] here."""
         (wide_gradient, deep_gradient), weight_gradients = gradients
-        powers = self.adam.advance()
-        self.ftrl.bias(weight_gradients[0])
-        self.adam.dense_layers(powers, weight_gradients[1:])
         wide_rows = wide_rows.reshape(-1, 1)  # [n, 1], as the gradients from here on
         deep_rows = deep_rows.reshape(self.embedding_shape)  # [n, e]
         wide_gradient = wide_gradient.reshape(-1, 1)
         deep_gradient = deep_gradient.reshape(self.embedding_shape)
+        powers = self.adam.advance()
+        done = self.ftrl.bias(weight_gradients[0])
+        done += self.adam.dense_layers(powers, weight_gradients[1:])
         if self.sparse:
             wide_sum, deep_sum = self.sum_over_duplicates(ids, wide_gradient, deep_gradient)
-            self.ftrl.touched_rows(ids, wide_rows, wide_sum)
-            self.adam.touched_rows(powers, ids, deep_rows, deep_sum)
+            done += self.ftrl.touched_rows(ids, wide_rows, wide_sum)
+            done += self.adam.touched_rows(powers, ids, deep_rows, deep_sum)
         else:
             (deep_sum,) = self.sum_over_duplicates(ids, deep_gradient)
-            self.ftrl.every_row(ids, wide_gradient)
-            self.adam.every_row(powers, ids, deep_rows, deep_sum)
+            done += self.ftrl.every_row(ids, wide_gradient)
+            done += self.adam.every_row(powers, ids, deep_rows, deep_sum)
+        return done

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Any, Optional
 
 import numpy as np
 
+from src.arrays import Array
 from src.criteo import FIELD_SIZE
 
 
-def window_dtype(num_shards: int) -> np.dtype:
+def window_dtype(num_shards: int) -> np.dtype[Any]:
     """The layout of a window row.
 
     ``id``, ``weight`` and ``label`` are the features. The rest is provenance: a stripe is
@@ -46,21 +48,21 @@ class Provenance:
         timestamp: int64[rows], ms since 1970.
     """
 
-    partition: np.ndarray
-    start: np.ndarray
-    offset: np.ndarray
-    timestamp: np.ndarray
+    partition: Array
+    start: Array
+    offset: Array
+    timestamp: Array
 
 
 def make_window(
-    ids: np.ndarray,
-    weights: np.ndarray,
-    labels: np.ndarray,
+    ids: Array,
+    weights: Array,
+    labels: Array,
     provenance: Provenance,
     num_shards: int,
     session: int,
     dictionaries: int,
-) -> np.ndarray:
+) -> Array:
     """Lays rows out so that equal contiguous slices are the shards' stripes.
 
     Row j of the stream goes to shard j mod N. As all ranks step together, after k rows on each
@@ -97,7 +99,7 @@ def make_window(
 
 def merge_order(
     counts: Sequence[int], exhausted: Sequence[bool], first: int, limit: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Array, Array]:
     """Merges the rows waiting in each partition, one from each in turn.
 
     The order depends only on where the turn starts and on the rows themselves, not on how they

@@ -8,6 +8,7 @@ from typing import Optional, cast
 import numpy as np
 import pytest
 
+from src.arrays import Array
 from src.consume import ConsumerCounts, FeatureBuilder, SessionFollower, WindowAssembler
 from src.criteo import FIELD_SIZE, ParsedRows
 from src.kafka_source import HeldRows, RowSource
@@ -24,7 +25,7 @@ def line(number: int) -> bytes:
 class NumberFeatures:
     """Features that show I1, so that a test sees which row went where."""
 
-    def build(self, rows: ParsedRows) -> tuple[np.ndarray, np.ndarray]:
+    def build(self, rows: ParsedRows) -> tuple[Array, Array]:
         numbers = rows.dense["I1"].to_numpy().astype(np.int32)
         ids = np.repeat(numbers[:, None], FIELD_SIZE, axis=1)
         return ids, ids.astype(np.float32)
@@ -66,7 +67,7 @@ def assembler(
     return made, counts
 
 
-def numbers(window: Optional[np.ndarray]) -> list[int]:
+def numbers(window: Optional[Array]) -> list[int]:
     assert window is not None
     return cast(list[int], window["id"][:, 0].tolist())
 

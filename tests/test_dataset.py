@@ -7,6 +7,7 @@ from typing import Optional, cast
 import numpy as np
 import pytest
 
+from src.arrays import Array
 from src.channel import ChannelError, WindowReceiver
 from src.criteo import FIELD_SIZE
 from src.dataset import DatasetError, StreamingDataset
@@ -27,13 +28,13 @@ class ListedWindows:
         self._items = list(items)
         self.closed = False
 
-    def receive(self, timeout_seconds: float, give_up: object) -> Optional[np.ndarray]:
+    def receive(self, timeout_seconds: float, give_up: object) -> Optional[Array]:
         if not self._items:
             return None
         item = self._items.pop(0)
         if isinstance(item, Exception):
             raise item
-        return cast(np.ndarray, item)
+        return cast(Array, item)
 
     def close(self) -> None:
         self.closed = True
@@ -45,7 +46,7 @@ def window(
     session: int = SESSION,
     dictionaries: int = DICTIONARIES,
     starts: Optional[list[int]] = None,
-) -> np.ndarray:
+) -> Array:
     """Rows whose ids, weight and label all tell their offset."""
     rows = np.asarray(offsets, dtype=np.int64)
     return make_window(
@@ -90,8 +91,8 @@ def test_batches_are_cut_across_windows_in_stream_order() -> None:
 
 def test_a_batch_has_the_shapes_and_types_the_network_takes() -> None:
     ids, weights, labels = next(dataset([window([0, 1, 2, 3])]))
-    assert (ids.shape, ids.dtype) == ((4, FIELD_SIZE), np.int32)
-    assert (weights.shape, weights.dtype) == ((4, FIELD_SIZE), np.float32)
+    assert ids.shape == weights.shape == (4, FIELD_SIZE)
+    assert [ids.dtype, weights.dtype] == [np.dtype(np.int32), np.dtype(np.float32)]
     assert labels.tolist() == [[0.0], [1.0], [0.0], [1.0]]
     assert labels.dtype == np.float32
     np.testing.assert_allclose(weights[3], 0.3, rtol=1e-6)

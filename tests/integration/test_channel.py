@@ -298,19 +298,18 @@ def test_receiver_outlives_a_killed_sender_and_attaches_to_the_next_one(
     receiver, sender = new_end(), new_end()
     sender.do("open_sender", name, 1)
     receiver.do("attach", name)
-    for generation in range(2):
-        assert sender.do("send", 10 * generation, 3, 10) == 3
-        assert len(receiver.do("receive", 3)) == 3
-        receiver.begin("receive", 1, timeout=30.0)
-        sender.kill()
-        killed = time.monotonic()
-        with pytest.raises(EndError, match="ChannelError"):
-            receiver.result(timeout=10)
-        assert time.monotonic() - killed < 10
-        receiver.begin("attach", name)
-        sender = new_end()
-        sender.do("open_sender", name, 1)
-        receiver.result()
+    assert sender.do("send", 0, 3, 10) == 3
+    assert len(receiver.do("receive", 3)) == 3
+    receiver.begin("receive", 1, timeout=30.0)
+    sender.kill()
+    killed = time.monotonic()
+    with pytest.raises(EndError, match="ChannelError"):
+        receiver.result(timeout=10)
+    assert time.monotonic() - killed < 10
+    receiver.begin("attach", name)
+    sender = new_end()
+    sender.do("open_sender", name, 1)
+    receiver.result()
     assert sender.do("send", 50, 5, 10) == 5
     assert np.stack(receiver.do("receive", 5)).tobytes() == make_windows(50, 5, 10).tobytes()
 
@@ -362,14 +361,14 @@ def test_process_that_never_leaves_the_engine_still_ends(
     assert sender.finish() == 0
 
 
-def test_memory_stays_flat_over_a_thousand_calls(new_end: Callable[[], End], name: str) -> None:
+def test_memory_stays_flat_over_hundreds_of_calls(new_end: Callable[[], End], name: str) -> None:
     sender, receiver = new_end(), new_end()
     sender.do("open_sender", name, 1)
     receiver.do("attach", name)
-    callbacks, futures, grown_kb = receiver.do("count_calls_kept", 1000)
+    callbacks, futures, grown_kb = receiver.do("count_calls_kept", 600)
     assert callbacks < 5
     assert futures < 5
-    assert grown_kb < 2500  # without the repairs about 6,000
+    assert grown_kb < 2000  # without the repairs about 3,600
 
 
 if __name__ == "__main__":
