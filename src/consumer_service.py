@@ -40,6 +40,7 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
             arguments.topic,
             arguments.group_id,
             arguments.reconnect_seconds,
+            flag.is_set,
         ) as source:
             _serve(arguments, dictionaries, source, flag, counts)
     except (DictionaryError, SourceError, ChannelError, ValueError) as error:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
@@ -34,8 +34,7 @@ ROW = "row"
 """Stands for the column where a line as a whole is at fault."""
 
 _TAB = ord("\t")
-_ONE_IF_FOREIGN = np.ones(256, dtype=np.uint8)
-_ONE_IF_FOREIGN[list(b"0123456789-\t")] = 0
+_ONE_IF_FOREIGN = bytes(byte not in b"0123456789-\t" for byte in range(256))
 _LABELS = (b"0", b"1")
 # Eighteen digits always fit 64 bits; a longer number is looked at more closely.
 _PLAIN_NUMBERS = re.compile(rb"[01]\t(?:(?:-?[0-9]{1,18})?\t){13}")
@@ -194,7 +193,7 @@ def _field_text(field: Any) -> str:
 
 def _lines_from_json(
     values: Sequence[bytes | None], bad: list[BadRow]
-) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+) -> tuple[list[bytes], Array]:
     """JSON values as wire lines. The documented wire is per row, so this loop is too."""
     lines: list[bytes] = []
     index: list[int] = []
@@ -256,7 +255,8 @@ def _all_plain(data: bytes, rows: int) -> bool:
     if (buffer[starts] & 0xFE != ord("0")).any():
         return False
     pieces = np.column_stack((starts, tabs_at[:, DENSE_SIZE])).ravel()
-    foreign = np.bitwise_or.reduceat(_ONE_IF_FOREIGN[buffer], pieces)
+    is_foreign = np.frombuffer(data.translate(_ONE_IF_FOREIGN), dtype=np.uint8)
+    foreign = np.bitwise_or.reduceat(is_foreign, pieces)
     return not foreign[::2].any()
 
 
@@ -276,8 +276,8 @@ def _read(data: bytes) -> pa.Table:
 
 
 def _keep_rows(
-    lines: Sequence[bytes | None], index: npt.NDArray[np.int64], bad: list[BadRow]
-) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+    lines: Sequence[bytes | None], index: Array, bad: list[BadRow]
+) -> tuple[list[bytes], Array]:
     """The lines that are rows; names what is wrong with the others.
 
     This says what a row is, line by line; it runs only on a batch that may hold a bad one.
@@ -332,9 +332,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _to_parsed_rows(
-    table: pa.Table, index: npt.NDArray[np.int64], bad: Sequence[BadRow]
-) -> ParsedRows:
+def _to_parsed_rows(table: pa.Table, index: Array, bad: Sequence[BadRow]) -> ParsedRows:
     dense = np.empty((table.num_rows, DENSE_SIZE), dtype=np.float64, order="F")
     for place, column in enumerate(DENSE_COLUMNS):
         dense[:, place] = table[column].to_numpy()

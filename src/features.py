@@ -36,9 +36,9 @@ def scale_dense_column(column: pd.Series, minimum: float, maximum: float) -> pd.
 def look_up_categorical_column(
     column: pd.Series, id_by_value: Mapping[str, int], oov_id: int
 ) -> pd.Series:
-    """The id of each value; the out-of-vocabulary id where it is unknown or missing.
+    """The id of each value; the out-of-vocabulary id where it is unknown.
 
-    Each distinct value of the window is looked up once and its id spread over the rows.
+    A missing value is the empty string, which is unknown unless the dictionary gives it an id. Each distinct value of the window is looked up once and its id spread over the rows.
 
     Args:
         column: A pandas categorical column, code -1 where missing.
@@ -52,7 +52,7 @@ def look_up_categorical_column(
     ids = np.empty(len(values) + 1, dtype=np.int32)
     known = map(id_by_value.get, values, [oov_id] * len(values))
     ids[:-1] = np.fromiter(known, dtype=np.int32, count=len(values))
-    ids[-1] = oov_id  # code -1, a missing value, picks the last entry
+    ids[-1] = id_by_value.get("", oov_id)  # code -1, a missing value, picks the last entry
     return pd.Series(ids[column.cat.codes.to_numpy()], name=column.name)
 
 

@@ -88,17 +88,24 @@ class RowSource:
         topic: The topic.
         group_id: The group whose committed offsets are the stream's position.
         reconnect_seconds: How long a broker that went away is waited for.
+        stopped: Asked while waiting; True gives up at once.
 
     Raises:
         SourceError: No broker answers, or there is no such topic.
     """
 
     def __init__(
-        self, bootstrap_servers: str, topic: str, group_id: str, reconnect_seconds: float = 60
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        group_id: str,
+        reconnect_seconds: float = 60,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._servers = bootstrap_servers
         self._topic = topic
         self._reconnect_seconds = reconnect_seconds
+        self._stopped = stopped
         self._heard_at = self._probed_at = time.monotonic()
         try:
             self._consumer = KafkaConsumer(
@@ -158,15 +165,24 @@ class RowSource:
         Raises:
             SourceError: The broker stayed away for longer than reconnect_seconds.
         """
+        self._patiently("committing the position", lambda: self._commit_once(commit))
+
+    def try_commit(self, commit: Commit) -> bool:
+        """Commits once and only says whether it worked: a later commit makes up for a lost one."""
+        try:
+            self._commit_once(commit)
+        except KafkaError as error:
+            logger.warning("position %s is not committed: %s", commit.position, error)
+            return False
+        return True
+
+    def _commit_once(self, commit: Commit) -> None:
         metadata = commit.metadata()
         offsets = {
             self._handles[number]: OffsetAndMetadata(offset, metadata, -1)
             for number, offset in commit.position.offsets.items()
         }
-        self._patiently(
-            "committing the position",
-            lambda: self._consumer.commit(offsets, timeout_ms=int(REQUEST_SECONDS * 1000)),
-        )
+        self._consumer.commit(offsets, timeout_ms=int(REQUEST_SECONDS * 1000))
 
     def resolve_start(self, start: str, allow_loss: bool = False) -> Position:
         """Where to begin reading.
@@ -379,10 +395,9 @@ class RowSource:
                 self._heard_at = time.monotonic()
                 return answer
             except KafkaError as error:
-                if time.monotonic() >= give_up_at:
+                if self._stopped() or time.monotonic() >= give_up_at:
                     raise SourceError(
-                        f"{doing} of {self._topic} at {self._servers} failed "
-                        f"for {self._reconnect_seconds:g} s: {error}"
+                        f"{doing} of {self._topic} at {self._servers} failed, gave up: {error}"
                     ) from None
                 logger.warning("%s failed, trying again: %s", doing, error)
                 time.sleep(RETRY_SECONDS)

@@ -89,12 +89,17 @@ class PositionTracker:
             bool[stripes]: True where a stripe is to be taken.
 
         Raises:
-            GapError: Rows are missing, or only a part of a stripe is new.
+            GapError: Rows are missing or out of order, or only a part of a stripe is new. The
+                position stays where it was.
         """
         new_rows = np.zeros(partition.shape, dtype=bool)
-        for number in np.unique(partition):
+        offsets = dict(self._offsets)
+        for number in map(int, np.unique(partition)):
             here = partition == number
-            new_rows[here] = self._admit_partition(int(number), start[here], offset[here])
+            new = self._new_rows(number, start[here], offset[here])
+            new_rows[here] = new
+            if new.any():
+                offsets[number] = int(offset[here][new][-1]) + 1
         new_stripes: Array = new_rows.all(axis=1)
         partial = new_rows.any(axis=1) & ~new_stripes
         if partial.any():
@@ -103,14 +108,18 @@ class PositionTracker:
                 "only a part of a stripe of rows is new, the shards no longer step together: "
                 f"partitions {partition[place].tolist()}, offsets {offset[place].tolist()}"
             )
+        self._offsets = offsets
         self.skipped_rows += int(np.count_nonzero(~new_rows))
         if new_stripes.any():
             self._last_partition = int(partition[new_stripes][-1, -1])
         return new_stripes
 
-    def _admit_partition(self, number: int, start: Array, offset: Array) -> Array:
+    def _new_rows(self, number: int, start: Array, offset: Array) -> Array:
+        """Which rows of one partition are new; checks that they follow without a gap."""
         expected = self._offsets.get(number, 0)
         new: Array = offset >= expected
+        if (np.diff(offset[new]) <= 0).any():
+            raise GapError(f"partition {number}: offsets are out of order: {offset[new].tolist()}")
         if not new.any():
             return new
         follows = np.concatenate(([expected], offset[new][:-1] + 1))
@@ -121,9 +130,6 @@ class PositionTracker:
                 f"partition {number}: rows are missing from offset {int(follows[place])} "
                 f"to {int(start[new][place]) - 1}"
             )
-        if (np.diff(offset[new]) <= 0).any():
-            raise GapError(f"partition {number}: offsets are out of order: {offset[new].tolist()}")
-        self._offsets[number] = int(offset[new][-1]) + 1
         return new
 
 
@@ -172,6 +178,6 @@ class Commit:
         try:
             fields = json.loads(metadata or "{}")
             session, last = int(fields.get("session", 0)), int(fields.get("last_partition", -1))
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
             session, last = 0, -1
         return Commit(Position(offsets, last), session)

@@ -19,13 +19,15 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._lock = threading.Lock()
         self.reason = ""
 
     def set(self, reason: str) -> None:
         """Asks for a stop; the first reason counts."""
-        if not self._event.is_set():
-            self.reason = reason
-            self._event.set()
+        with self._lock:
+            if not self._event.is_set():
+                self.reason = reason
+                self._event.set()
 
     def is_set(self) -> bool:
         """Whether a stop was asked for."""

@@ -126,7 +126,11 @@ class Trainer:
         if receiver is None:
             return
         with RowSource(
-            config.bootstrap_servers, config.topic, config.group_id, config.reconnect_seconds
+            config.bootstrap_servers,
+            config.topic,
+            config.group_id,
+            config.reconnect_seconds,
+            self._flag.is_set,
         ) as source:
             position = self._begin_session(source, unit)
             network = self._build(unit)
@@ -186,6 +190,10 @@ class Trainer:
         source.commit(Commit(position, self._session))
         return position
 
+    def _commit(self, source: RowSource, unit: Unit) -> None:
+        """Tells the group how far a durable checkpoint has come; a later one makes up for it."""
+        source.try_commit(Commit(unit.position, self._session))
+
     def _build(self, unit: Optional[Unit]) -> TrainStepWrap:
         ms.set_seed(self._config.seed)
         network = build_network(self._config)
@@ -222,7 +230,7 @@ class Trainer:
             every_steps=config.save_checkpoint_steps,
             topic=config.topic,
             model=model_shape(config),
-            on_saved=lambda unit: source.commit(Commit(unit.position, self._session)),
+            on_saved=lambda unit: self._commit(source, unit),
         )
         callbacks = [
             ms.TimeMonitor(1),

@@ -147,9 +147,8 @@ def test_no_checkpoints_is_none_and_the_folder_is_made(
 
 
 def test_newest_goes_by_number_not_by_name(store: CheckpointStore, network: nn.Cell) -> None:
-    for step in (90, 1000, 200):
-        store_unbounded = store
-        save(store_unbounded, step, network) if step != 200 else None
+    for step in (90, 1000):
+        save(store, step, network)
     newest = store.newest()
     assert newest is not None and newest.step == 1000
 

@@ -1,0 +1,178 @@
+"""The training step as the example's page describes it, kept to be compared with and timed against.
+
+Two losses, two backward passes: FTRL follows wide_loss to the wide weights, Adam follows deep_loss,
+whose L2 term is part of the graph, to everything else. Nothing here is clever, on purpose; the
+model itself is the one of `src.wide_and_deep`, so that both steps can start from equal weights.
+
+`python -m benchmarks.documented_step` times it side by side with the project's own step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import ParameterTuple, Tensor, nn, ops
+
+from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
+
+DOCUMENTED_CONFIG = ModelConfig(
+    batch_size=100,
+    field_size=39,
+    vocab_size=200_000,
+    emb_dim=80,
+    deep_layer_dim=(1024, 512, 256, 128),
+    deep_layer_act="relu",
+    emb_init="normal",
+    weight_bias_init="normal",
+    l2_coef=8e-5,
+    keep_prob=1.0,
+    dropout_flag=False,
+    use_mixed_precision=True,
+    sparse=False,
+)
+
+
+class DocumentedLosses(nn.Cell):  # type: ignore[misc]
+    """(wide_loss, deep_loss), the L2 term written as the sum of a squared table."""
+
+    def __init__(self, model: WideDeepModel, l2_coef: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.l2_coef = l2_coef
+        self.cross_entropy = ops.SigmoidCrossEntropyWithLogits()
+        self.mean = ops.ReduceMean()
+        self.sum = ops.ReduceSum()
+        self.square = ops.Square()
+
+    def construct(
+        self,
+        id: Tensor,  # noqa: A002
+        weight: Tensor,
+        label: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Losses, [] each, of id, weight [b, f] and label [b, 1]."""
+        wide_loss = self.mean(self.cross_entropy(self.model(id, weight), label))
+        l2 = self.sum(self.square(self.model.embedding_table)) / 2
+        return wide_loss, wide_loss + self.l2_coef * l2
+
+
+class OneLoss(nn.Cell):  # type: ignore[misc]
+    """One of several outputs."""
+
+    def __init__(self, losses: nn.Cell, output: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.losses = losses
+        self.output = output
+
+    def construct(self, id: Tensor, weight: Tensor, label: Tensor) -> Tensor:  # noqa: A002
+        """The chosen loss, []."""
+        return self.losses(id, weight, label)[self.output]
+
+
+class DocumentedTrainStep(nn.Cell):  # type: ignore[misc]
+    """(id, weight, label) → (wide_loss, deep_loss), with MindSpore's own optimizers."""
+
+    def __init__(self, model: WideDeepModel, config: ModelConfig, sens: float = 1024.0) -> None:
+        super().__init__(auto_prefix=False)
+        self.losses = DocumentedLosses(model, config.l2_coef)
+        parameters = model.trainable_params()
+        self.wide = ParameterTuple([p for p in parameters if p.name.startswith("wide_")])
+        self.deep = ParameterTuple([p for p in parameters if not p.name.startswith("wide_")])
+        self.ftrl = nn.FTRL(
+            self.wide, initial_accum=1.0, learning_rate=5e-2, l1=1e-8, l2=1e-8, loss_scale=sens
+        )
+        self.adam = nn.Adam(self.deep, learning_rate=3.5e-4, eps=1e-8, loss_scale=sens)
+        for shared in (self.ftrl.global_step, self.ftrl.learning_rate):
+            if isinstance(shared, ms.Parameter):
+                shared.name = f"ftrl_{shared.name}"  # the name is Adam's, too
+        self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
+        self.wide_loss, self.deep_loss = OneLoss(self.losses, 0), OneLoss(self.losses, 1)
+        self.sens = sens
+
+    def construct(
+        self,
+        id: Tensor,  # noqa: A002
+        weight: Tensor,
+        label: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Train on one batch; the losses are those before the update."""
+        wide_loss, deep_loss = self.losses(id, weight, label)
+        wide_sens = ops.fill(ops.dtype(wide_loss), ops.shape(wide_loss), self.sens)
+        deep_sens = ops.fill(ops.dtype(deep_loss), ops.shape(deep_loss), self.sens)
+        wide = self.gradient(self.wide_loss, self.wide)(id, weight, label, wide_sens)
+        deep = self.gradient(self.deep_loss, self.deep)(id, weight, label, deep_sens)
+        # Both backward passes start from the same weights: neither optimizer runs in between.
+        wide = ops.depend(wide, (wide_loss, deep_loss, deep))
+        deep = ops.depend(deep, (wide_loss, deep_loss, wide))
+        wide_loss = ops.depend(wide_loss, self.ftrl(wide))
+        return wide_loss, ops.depend(deep_loss, self.adam(deep))
+
+
+def documented_step(config: ModelConfig, seed: int) -> DocumentedTrainStep:
+    """The documented step on a model of its own, whose weights follow from the seed."""
+    ms.set_seed(seed)
+    step = DocumentedTrainStep(WideDeepModel(config), config)
+    step.set_train()
+    return step
+
+
+def own_step(config: ModelConfig, seed: int) -> TrainStepWrap:
+    """This project's step; equal seeds give it the weights of `documented_step`."""
+    ms.set_seed(seed)
+    step = TrainStepWrap(NetWithLossClass(WideDeepModel(config), config), config)
+    step.set_train()
+    return step
+
+
+def random_batch(config: ModelConfig, random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch like a click log's: skewed ids (some of them several times), a quarter clicks."""
+    shape = (config.batch_size, config.field_size)
+    skewed = random.zipf(1.2, shape) * 7919 % config.vocab_size
+    label = random.random((config.batch_size, 1)) < 0.25
+    return (
+        Tensor(skewed.astype(np.int32)),
+        Tensor(random.random(shape, dtype=np.float32)),
+        Tensor(label.astype(np.float32)),
+    )
+
+
+def milliseconds(steps: Sequence[nn.Cell], batches: Sequence[tuple[Tensor, ...]]) -> list[float]:
+    """Median time of each step over the batches, the steps taking turns; compiled beforehand."""
+    taken: list[list[float]] = [[] for _ in steps]
+    for number, batch in enumerate(batches):
+        for step, times in zip(steps, taken):
+            start = time.perf_counter()
+            outputs = step(*batch)
+            outputs[0].asnumpy(), outputs[1].asnumpy()
+            if number:  # the first one compiles
+                times.append(1e3 * (time.perf_counter() - start))
+    return [float(np.median(times)) for times in taken]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the times of the documented step and of this project's, dense and sparse."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--batch_size", type=int, default=100, help="rows a step (100)")
+    parser.add_argument("--steps", type=int, default=21, help="steps of each kind (21)")
+    args = parser.parse_args(argv)
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    dense = dataclasses.replace(DOCUMENTED_CONFIG, batch_size=args.batch_size)
+    sparse = dataclasses.replace(dense, sparse=True)
+    large = dataclasses.replace(sparse, vocab_size=10 * dense.vocab_size)
+    steps = [documented_step(dense, 1), *(own_step(config, 1) for config in (dense, sparse, large))]
+    random = np.random.default_rng(1)
+    times = milliseconds(steps, [random_batch(dense, random) for _ in range(args.steps)])
+    names = ("documented", "dense", "sparse", "sparse, ten times the vocabulary")
+    for name, taken in zip(names, times):
+        print(f"{name:34s}{taken:8.1f} ms a step, {times[0] / taken:6.2f} x the documented speed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
