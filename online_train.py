@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from src.config import Config, ConfigError, load_config
-from src.logs import configure_logging
+from src.logs import configure_logging, keep_stdout_for_ourselves
 from src.stop import StopFlag, stop_on_signals
 
 logger = logging.getLogger("online_train")
@@ -29,6 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 2
     flag = StopFlag()
     stop_on_signals(flag)
+    keep_stdout_for_ourselves()
     from src.trainer_service import run_trainer  # MindSpore takes seconds: --help should not
 
     return run_trainer(config, flag)

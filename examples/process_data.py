@@ -11,6 +11,7 @@ times: by column, the most frequent first. The order of the rows plays no part.
 from __future__ import annotations
 
 import argparse
+import codecs
 import logging
 import os
 import sys
@@ -170,36 +171,47 @@ def _first_lines(data: bytes, lines: int) -> bytes:
 def _read_block(data: bytes, path: PathLike, first_line: int) -> pa.Table:
     """Parses whole lines; if any is no row, looks for it line by line."""
     lines = data.count(b"\n") + (not data.endswith(b"\n"))
+    options = convert_options(pa.string())
+    options.column_types = {**options.column_types, LABEL: pa.string()}  # 00 is no label
+    fault = None
     try:
-        table = pa.csv.read_csv(
-            pa.py_buffer(data),
-            read_options(),
-            parse_options(),
-            convert_options(pa.string()),
-        )
+        table = pa.csv.read_csv(pa.py_buffer(data), read_options(), parse_options(), options)
         if table.num_rows == lines and _holds_labels(table[LABEL]):
-            return table
+            fault = _first_fault(data, path, first_line) if _may_be_misread(data) else None
+            if fault is None:
+                return table.set_column(0, LABEL, table[LABEL].cast(pa.int64()))
     except pa.ArrowInvalid:
         pass  # the message knows neither the file's line nor the column's name
-    raise DataError(_first_fault(data, path, first_line))
+    last_line = first_line + lines - 1
+    raise DataError(
+        fault
+        or _first_fault(data, path, first_line)
+        or f"{path}: lines {first_line} to {last_line} cannot be read"
+    )
 
 
 def _holds_labels(label: pa.ChunkedArray) -> bool:
-    bounds = pc.min_max(label).as_py()
-    return bool(label.null_count == 0 and bounds["min"] >= 0 and bounds["max"] <= 1)
+    return bool(pc.all(pc.is_in(label, pa.array(["0", "1"]))).as_py())
 
 
-def _first_fault(data: bytes, path: PathLike, first_line: int) -> str:
-    lines = data[:-1].split(b"\n") if data.endswith(b"\n") else data.split(b"\n")
+def _may_be_misread(data: bytes) -> bool:
+    """Whether the CSV reader may have been kinder than the format.
+
+    It trims blanks around a number, reads 0x10 and swallows a byte order mark.
+    """
+    return any(mark in data for mark in (b" ", b"x", b"X")) or data.startswith(codecs.BOM_UTF8)
+
+
+def _first_fault(data: bytes, path: PathLike, first_line: int) -> str | None:
+    """File, line, column and reason of the first line that is no row, or None if all are."""
+    lines = data.removesuffix(b"\n").split(b"\n")
     for start in range(0, len(lines), 1000):
-        chunk = [
-            line[:-1] if line.endswith(b"\r") else line for line in lines[start : start + 1000]
-        ]
-        bad = parse_messages(chunk).bad
+        some = [line.removesuffix(b"\r") for line in lines[start : start + 1000]]
+        bad = parse_messages(some).bad
         if bad:
             line_number = first_line + start + bad[0].index
             return f"{path}: line {line_number}: {bad[0].column}: {bad[0].reason}"
-    return f"{path}: lines {first_line} to {first_line + len(lines) - 1} cannot be read"
+    return None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

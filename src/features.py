@@ -38,7 +38,8 @@ def look_up_categorical_column(
 ) -> pd.Series:
     """The id of each value; the out-of-vocabulary id where it is unknown.
 
-    A missing value is the empty string, which is unknown unless the dictionary gives it an id. Each distinct value of the window is looked up once and its id spread over the rows.
+    A missing value is the empty string: unknown unless the dictionary gives that an id. Each
+    distinct value of the window is looked up once and its id spread over the rows.
 
     Args:
         column: A pandas categorical column, code -1 where missing.

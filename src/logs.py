@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 
 
 def configure_logging(level: int = logging.INFO) -> None:
@@ -15,3 +17,13 @@ def configure_logging(level: int = logging.INFO) -> None:
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+def keep_stdout_for_ourselves() -> None:
+    """Sends what native libraries print on stdout to stderr; ``print`` still goes to stdout.
+
+    The engine's client greets on stdout, where only the documented loss lines belong.
+    """
+    ours = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = os.fdopen(ours, "w", buffering=1)

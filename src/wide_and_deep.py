@@ -94,7 +94,7 @@ class ModelConfig:
         for name in ("emb_init", "weight_bias_init"):
             chosen = getattr(self, name)
             _check(chosen in INITIALIZERS, name, chosen, f"one of {', '.join(INITIALIZERS)}")
-        # Adam's state is kept in units of l2_coef (see TableAdam): a tiny one would overflow it.
+        # Adam's state is kept in units of l2_coef (see Adam): a tiny one would overflow it.
         l2_is_sound = self.l2_coef == 0 or 1e-12 <= self.l2_coef < float("inf")
         _check(l2_is_sound, "l2_coef", self.l2_coef, "0, or at least 1e-12")
         _check(0 < self.keep_prob <= 1, "keep_prob", self.keep_prob, "above 0 and at most 1")
@@ -141,10 +141,13 @@ class DeepLayer(nn.Cell):  # type: ignore[misc]
         self.float16 = computes_in_float16(config)
 
     def construct(self, x: Tensor) -> Tensor:
+        """Inputs [b, in] → outputs [b, out]."""
         if self.drops:
             x = self.dropout(x)
         if self.float16:  # only the product: sums and losses need float32's range
-            x = ops.cast(self.matmul(x.astype(ms.float16), self.weight.astype(ms.float16)), ms.float32)
+            x = ops.cast(
+                self.matmul(x.astype(ms.float16), self.weight.astype(ms.float16)), ms.float32
+            )
         else:
             x = self.matmul(x, self.weight)
         x = self.bias_add(x, self.bias)
@@ -223,6 +226,7 @@ class HalfSquaredNorm(nn.Cell):  # type: ignore[misc]
         self.inner_product = ops.BatchMatMul(transpose_b=True)
 
     def construct(self, x: Tensor) -> Tensor:
+        """One tensor of the shape given → []."""
         x = x.reshape(self.blocked_shape)
         return self.inner_product(x, x).sum() * 0.5
 
@@ -302,6 +306,7 @@ class PredictWithSigmoid(nn.Cell):  # type: ignore[misc]
 # depends on, however much it does on the side.
 
 Done = tuple[Tensor, ...]
+NOTHING: Done = ()  # a graph can't hold annotated assignments, so it stands here
 
 
 class SumOverDuplicates(nn.Cell):  # type: ignore[misc]
@@ -321,7 +326,7 @@ class SumOverDuplicates(nn.Cell):  # type: ignore[misc]
         """Sum gradients of shape [n, k] over equal ids [n]."""
         n = ids.shape[0]
         _, segment = self.number_distinct(ids, 0)  # [n], in 0 .. number of distinct ids - 1
-        summed = ()
+        summed = NOTHING
         for gradient in gradients:
             sums = self.segment_sum(gradient, segment, n)
             summed += (self.gather(sums, segment, 0),)
@@ -418,7 +423,7 @@ class Adam(nn.Cell):  # type: ignore[misc]
     def dense_layers(self, powers: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]) -> Done:
         """Move all layers' weights and biases, by a gradient each."""
         factors = powers + (ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS)
-        done = ()
+        done = NOTHING
         for p, m, v, gradient in zip(self.layers, self.m, self.v, gradients):
             done += (self.apply(p, m, v, *factors, gradient),)
         return done
@@ -436,7 +441,7 @@ class Adam(nn.Cell):  # type: ignore[misc]
         moved = self._moved(powers, ids, rows, gradient)
         lr = ops.depend(Tensor(ADAM_LR, ms.float32), moved)  # read the old rows first
         factors = powers + (lr, ADAM_BETA1, ADAM_BETA2, ADAM_EPS / self.unit)
-        untouched = self.table if self.has_l2 else ops.zeros_like(self.table)
+        untouched = self.table if self.has_l2 else ops.zeros_like(self.table)  # their gradient
         done = self.apply(self.table, self.table_m, self.table_v, *factors, untouched)
         return self._write(ops.depend(ids, done), moved)
 
@@ -485,7 +490,9 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
             it would change nothing, so it is left out there.
     """
 
-    def __init__(self, network: NetWithLossClass, config: ModelConfig, sens: float = 1024.0) -> None:
+    def __init__(
+        self, network: NetWithLossClass, config: ModelConfig, sens: float = 1024.0
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
         self.model = network.network
@@ -495,6 +502,7 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         self.ftrl = Ftrl(self.model)
         self.adam = Adam(self.model, network.l2_coef)
         self.sum_over_duplicates = SumOverDuplicates()
+        self.hyper_map = ops.HyperMap()
         weights = ParameterTuple((self.model.wide_bias, *self.adam.layers))
         self.gradients = ops.value_and_grad(self.scaled_loss, (0, 1), weights, has_aux=True)
 
@@ -535,7 +543,8 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         """Gradients of the loss itself: ((wide rows, deep rows), (wide bias, layers…))."""
         if self.sens == 1.0:
             return gradients
-        return ops.HyperMap()(ops.partial(ops.mul, 1 / self.sens), gradients)
+        gradients = self.hyper_map(ops.partial(ops.mul, 1 / self.sens), gradients)
+        return gradients
 
     def update(
         self,

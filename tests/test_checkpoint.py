@@ -42,11 +42,13 @@ def train(network: nn.Cell, steps: int = 2) -> None:
         network(ms.Tensor(features), ms.Tensor(features @ np.ones((3, 4), np.float32)))
 
 
-def values(network: nn.Cell) -> dict[str, np.ndarray]:
+def values(network: nn.Cell) -> dict[str, np.ndarray[Any, Any]]:
     return {item.name: item.asnumpy().copy() for item in network.get_parameters()}
 
 
-def assert_bitwise_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+def assert_bitwise_equal(
+    one: dict[str, np.ndarray[Any, Any]], other: dict[str, np.ndarray[Any, Any]]
+) -> None:
     assert one.keys() == other.keys()
     for name in one:
         assert one[name].dtype == other[name].dtype

@@ -85,6 +85,9 @@ def test_a_quote_is_an_ordinary_character_and_only_the_empty_field_is_missing(
     [
         (line(I3="x1"), "line 2005: I3: not a 64-bit integer: b'x1'"),
         (line(I3="1.5"), "line 2005: I3: not a 64-bit integer: b'1.5'"),
+        (line(I3=" 5"), "line 2005: I3: not a 64-bit integer: b' 5'"),
+        (line(I3="0x1F"), "line 2005: I3: not a 64-bit integer: b'0x1F'"),
+        (line("00"), "line 2005: label: not 0 or 1: b'00'"),
         (line("2"), "line 2005: label: not 0 or 1: b'2'"),
         (line(""), "line 2005: label: not 0 or 1: b''"),
         (line(C4="?").replace(b"?", b"\xff"), "line 2005: C4: not UTF-8"),
@@ -93,7 +96,20 @@ def test_a_quote_is_an_ordinary_character_and_only_the_empty_field_is_missing(
         (line() + b"\t", "line 2005: row: 41 fields, expected 40"),
         (line(C1="a\rb"), "line 2005: row: a line break within the row"),
     ],
-    ids=["text", "fraction", "label", "no_label", "utf8", "short", "empty", "long", "return"],
+    ids=[
+        "text",
+        "fraction",
+        "blank",
+        "base",
+        "zeros",
+        "label",
+        "no_label",
+        "utf8",
+        "short",
+        "empty",
+        "long",
+        "return",
+    ],
 )
 @pytest.mark.parametrize("block_bytes", [900, 1 << 24])
 def test_a_bad_line_is_named(tmp_path: Path, bad: bytes, named: str, block_bytes: int) -> None:
@@ -102,6 +118,20 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: bytes, named: str, block_bytes
         list(read_blocks(path, block_bytes=block_bytes))
     assert str(error.value).startswith(f"{path}: {named}")
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.tsv", b"\xef\xbb\xbf" + line())
+    with pytest.raises(DataError, match="line 1: label: not 0 or 1"):
+        list(read_blocks(path))
+
+
+def test_blanks_and_letters_in_categorical_values_are_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.tsv", line(C1=" a x", C2="0x1F", I1="-5"))
+    [(table, _)] = read_blocks(path)
+    assert table.select(["label", "I1", "C1", "C2"]).to_pylist() == [
+        {"label": 0, "I1": -5, "C1": " a x", "C2": "0x1F"}
+    ]
 
 
 def test_a_header_is_refused_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,190 @@
+"""The real scripts as processes around one topic and one channel, with a small model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from examples.local_services import wait_until
+from examples.make_sample import write_sample
+from examples.process_data import process
+from examples.quickstart import Script
+
+BATCH_SIZE = 50
+VOCAB_SIZE = 2000
+SMALL_MODEL = (
+    *(f"--vocab_size={VOCAB_SIZE}", "--emb_dim=8", "--deep_layer_dim=32,16"),
+    f"--batch_size={BATCH_SIZE}",
+)
+LONG = 120.0  # seconds; a script that takes longer hangs
+CONSUMER_STOP_SECONDS = 5.0
+
+LOSS_LINE = re.compile(r"epoch: 1, step: (\d+), wide_loss: [\d.]+, deep_loss: [\d.]+")
+CONSUMED = re.compile(r"consumed (\d+) windows, (\d+) rows, (\d+) bad rows$", re.MULTILINE)
+READING = re.compile(r"reading from")
+WAITING_FOR_CONSUMER = re.compile(r"not there")
+
+
+@dataclass(frozen=True)
+class AuditedRows:
+    """One line of the trainer's audit trail."""
+
+    step: int
+    partition: int
+    first_offset: int
+    last_offset: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class DictionaryFiles:
+    """The consumer's three files."""
+
+    max_dict: Path
+    min_dict: Path
+    map_dict: Path
+
+    @staticmethod
+    def make(folder: Path, rows: int = 3000) -> DictionaryFiles:
+        """Makes them from sample rows that no stream holds."""
+        write_sample([folder / "history.tsv"], rows, seed=1)
+        made = process(
+            [folder / "history.tsv"], folder, vocab_size=VOCAB_SIZE, keep_most_frequent=True
+        )
+        return DictionaryFiles(made.max_dict, made.min_dict, made.map_dict)
+
+
+class Pipeline:
+    """Starts scripts that belong together; ``close`` leaves none of them running."""
+
+    def __init__(
+        self, folder: Path, bootstrap_servers: str, topic: str, dictionaries: DictionaryFiles
+    ) -> None:
+        self.folder = folder
+        self.topic = topic
+        self._dictionaries = dictionaries
+        self._broker = f"--bootstrap_servers={bootstrap_servers}"
+        name = f"test_{uuid.uuid4().hex[:8]}"
+        self._ends = (
+            *(self._broker, f"--topic={topic}", f"--group_id={name}", f"--dataset_name={name}"),
+            "--address=127.0.0.1",
+        )
+        self._scripts: list[Script] = []
+        self.loss_lines: list[str] = []
+
+    def producer(self, files: Sequence[Path], *flags: str) -> Script:
+        """Starts producer.py for one or two files."""
+        names = [f"--file{number}={path}" for number, path in enumerate(files, start=1)]
+        if len(files) == 1:
+            names.append("--file2=")
+        return self._start("producer", self._broker, f"--topic={self.topic}", *names, *flags)
+
+    def consumer(self, *flags: str) -> Script:
+        """Starts consumer.py."""
+        return self._start(
+            "consumer",
+            *self._ends,
+            f"--max_dict={self._dictionaries.max_dict}",
+            f"--min_dict={self._dictionaries.min_dict}",
+            f"--map_dict={self._dictionaries.map_dict}",
+            *flags,
+        )
+
+    def trainer(self, *flags: str) -> Script:
+        """Starts online_train.py; its stdout goes to ``loss_lines``."""
+        fixed = (*self._ends, *SMALL_MODEL, "--audit_path=audit.jsonl")
+        return self._start("online_train", *fixed, *flags)
+
+    def audit(self) -> list[AuditedRows]:
+        """What was trained, over all runs."""
+        path = self.folder / "audit.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [AuditedRows(**json.loads(line)) for line in lines]
+
+    def close(self) -> None:
+        """Ends whatever still runs."""
+        for script in reversed(self._scripts):
+            script.stop(timeout=20)
+
+    def _start(self, name: str, *flags: str) -> Script:
+        log = self.folder / f"{name}{len(self._scripts)}.log"
+        on_line = self.loss_lines.append if name == "online_train" else None
+        script = Script(name, flags, log, on_line, cwd=self.folder)
+        self._scripts.append(script)
+        return script
+
+
+def sample_files(folder: Path, rows: int, partitions: int) -> list[Path]:
+    """Sample rows, dealt to one file for each partition."""
+    files = [folder / f"output{number + 1}.tsv" for number in range(partitions)]
+    write_sample(files, rows)
+    return files
+
+
+def wait_for(script: Script, pattern: re.Pattern[str], timeout: float = LONG) -> None:
+    """Waits until a script has logged something; fails when it ends before."""
+    wait_until(lambda: bool(script.found(pattern)) or script.code is not None, timeout, 0.05)
+    if not script.found(pattern):
+        pytest.fail(f"{script.name}.py never said {pattern.pattern!r}:\n{script.log()}")
+
+
+def assert_ends(script: Script, timeout: float = LONG) -> None:
+    """Fails unless a script ends by itself, with exit code 0 and without leaving a process."""
+    assert script.wait(timeout) == 0, script.log()
+    assert_nothing_left(script)
+
+
+def assert_stops(script: Script, number: int, within: float) -> None:
+    """Fails unless a signal ends a script in time, with exit code 0 and no process left."""
+    assert script.code is None, script.log()
+    asked = time.monotonic()
+    assert script.stop(number) == 0, script.log()
+    assert time.monotonic() - asked < within, script.log()
+    assert_nothing_left(script)
+
+
+def assert_nothing_left(script: Script) -> None:
+    """Fails when a script, which led a session of its own, has left a process in it."""
+    # multiprocessing's resource tracker follows the process it served a moment later.
+    assert wait_until(lambda: not _processes_of(script.process.pid), 2.0), (
+        f"{script.name}.py left {_processes_of(script.process.pid)}"
+    )
+
+
+def _processes_of(session: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(process.pid) == session and process.info["status"] != "zombie":
+                found.append(process)
+    return found
+
+
+def assert_trained_once(audit: Sequence[AuditedRows], rows_by_partition: Sequence[int]) -> None:
+    """Fails unless the first rows of each partition were trained once each, in order.
+
+    Args:
+        audit: The trainer's audit trail; the topic holds no bad rows.
+        rows_by_partition: How many rows of each partition ought to be trained.
+    """
+    steps = sorted({rows.step for rows in audit})
+    assert steps == list(range(1, sum(rows_by_partition) // BATCH_SIZE + 1))
+    for partition, wanted in enumerate(rows_by_partition):
+        offsets = [
+            offset
+            for rows in audit
+            if rows.partition == partition
+            for offset in range(rows.first_offset, rows.last_offset + 1)
+        ]
+        assert offsets == list(range(wanted))
+    assert sum(rows.rows for rows in audit) == sum(rows_by_partition)
