@@ -94,6 +94,8 @@ def model_shape(config: Config) -> dict[str, object]:
         "emb_dim": config.emb_dim,
         "deep_layer_dim": list(config.deep_layer_dim),
         "sparse": config.sparse,
+        "l2_coef": config.l2_coef,
+        "deep_layer_act": config.deep_layer_act,
     }
 
 

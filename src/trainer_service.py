@@ -6,7 +6,7 @@ import logging
 
 from mindspore import context
 
-from src.callbacks import NonFiniteLoss
+from src.callbacks import NonFiniteLoss, OutputError
 from src.channel import ChannelError
 from src.checkpoint import CheckpointError
 from src.config import Config
@@ -24,6 +24,7 @@ EXPECTED_ERRORS = (
     DatasetError,
     GapError,
     NonFiniteLoss,
+    OutputError,
     SourceError,
     TrainError,
     ValueError,  # ModelConfig names a value that no model can be built from
