@@ -183,7 +183,7 @@ def test_parsed_columns_have_the_documented_types_and_names() -> None:
     for values in ([], [PLAIN, ALL_MISSING], [b"bad"], [PLAIN, b"bad"]):
         parsed = parse_messages(values)
         rows = sum(value != b"bad" for value in values)
-        assert (parsed.index.dtype, parsed.label.dtype) == (np.int64, np.float32)
+        assert (parsed.index.dtype, parsed.label.dtype) == (np.int64, np.float32)  # type: ignore[comparison-overlap]
         assert parsed.dense.shape == (rows, 13)
         assert parsed.categorical.shape == (rows, 26)
         assert list(parsed.dense.columns) == list(DENSE_COLUMNS)

@@ -111,7 +111,7 @@ def test_assembled_fields_are_dense_first_and_categorical_fields_weigh_one() -> 
     dense_weights = np.arange(26, dtype=np.float32).reshape(2, 13)
     categorical_ids = np.arange(100, 152, dtype=np.int32).reshape(2, 26)
     ids, weights = assemble(dense_weights, categorical_ids, np.arange(13, dtype=np.int32))
-    assert (ids.dtype, weights.dtype) == (np.int32, np.float32)
+    assert (ids.dtype, weights.dtype) == (np.int32, np.float32)  # type: ignore[comparison-overlap]
     assert ids.tolist() == [[*range(13), *range(100, 126)], [*range(13), *range(126, 152)]]
     assert weights.tolist() == [[*range(13), *[1] * 26], [*range(13, 26), *[1] * 26]]
 

@@ -163,10 +163,10 @@ def assert_nothing_left(script: Script) -> None:
 
 def _processes_of(session: int) -> list[psutil.Process]:
     found = []
-    for process in psutil.process_iter(["status"]):
+    for candidate in psutil.process_iter(["status"]):
         with contextlib.suppress(ProcessLookupError):
-            if os.getsid(process.pid) == session and process.info["status"] != "zombie":
-                found.append(process)
+            if os.getsid(candidate.pid) == session and candidate.info["status"] != "zombie":
+                found.append(candidate)
     return found
 
 
