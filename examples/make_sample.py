@@ -55,7 +55,7 @@ Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-BLOCK_ROWS = 1 << 12
+BLOCK_ROWS = 1 << 14
 DRIFT_ROWS = 1 << 16  # rows in which a drifting weight becomes another one
 _LIFETIME_BITS = 15  # a value lives at least 2**15 rows, at most 16 times as long
 _BIAS = -1.05
@@ -222,7 +222,7 @@ def write_sample(
     with ExitStack() as stack:
         writers = []
         for path in paths:
-            file = stack.enter_context(atomic_writer(path))
+            file = stack.enter_context(atomic_writer(path, durable=False))
             writer = pa.csv.CSVWriter(file, _SCHEMA, write_options=options)
             writers.append(stack.enter_context(writer))
         bar = stack.enter_context(

@@ -163,7 +163,7 @@ class Dictionaries:
         dense_ids: int32[13], the ids of ``I1 … I13``.
         oov_ids: int32[26], the ids of ``OOVC1 … OOVC26``.
         ids_by_column: For each of ``C1 … C26`` the id of every known value. A dictionary from
-            elsewhere may give the missing value an id, under the empty string; it is not used: a
+            elsewhere may give the missing value an id, under the empty string; without one a
             missing value is out of vocabulary.
         vocab_size_needed: The largest id plus one: the fewest rows an embedding table may have.
         fingerprint: Unsigned 64-bit number that is the same wherever and in whatever order the

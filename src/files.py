@@ -13,12 +13,16 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 
 @contextmanager
-def atomic_writer(path: PathLike) -> Iterator[BinaryIO]:
+def atomic_writer(path: PathLike, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of ``path`` when the block ends without an error.
 
     The content is written beside the target, fsynced and renamed, and the folder is fsynced too,
     so that it survives a power cut. After an error the target is what it was and nothing is left
     behind. Something that is there and is no regular file (a pipe, a device) is written directly.
+
+    Args:
+        path: The file to replace.
+        durable: Wait until the disk has it; False for what can be made anew after a power cut.
 
     Raises:
         OSError: The folder is missing, not writable or full.
@@ -32,13 +36,15 @@ def atomic_writer(path: PathLike) -> Iterator[BinaryIO]:
     try:
         with open(aside, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(aside, target)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    fsync_directory(target.parent)
+    if durable:
+        fsync_directory(target.parent)
 
 
 def atomic_write_bytes(path: PathLike, data: bytes) -> None:

@@ -53,6 +53,10 @@ def test_content_and_folder_are_made_durable_around_the_rename(
     monkeypatch.setattr(os, "replace", record("rename", os.replace))
     atomic_write_bytes(tmp_path / "file", b"x")
     assert calls == ["fsync", "rename", "fsync"]
+    calls.clear()
+    with atomic_writer(tmp_path / "file", durable=False) as file:
+        file.write(b"y")
+    assert calls == ["rename"]
 
 
 def test_a_link_stays_a_link_and_a_device_a_device(tmp_path: Path) -> None:
