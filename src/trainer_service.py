@@ -11,6 +11,7 @@ from src.channel import ChannelError
 from src.checkpoint import CheckpointError
 from src.config import Config
 from src.dataset import DatasetError
+from src.exit_repair import keep_modules_until_exit
 from src.kafka_source import SourceError
 from src.position import GapError
 from src.stop import StopFlag
@@ -46,4 +47,5 @@ def run_trainer(config: Config, flag: StopFlag) -> int:
     finally:
         if trainer is not None:
             trainer.close()
+        keep_modules_until_exit()
     return 0

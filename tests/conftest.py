@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from src.exit_repair import keep_modules_until_exit
+
 INTEGRATION = Path(__file__).parent / "integration"
 
 
@@ -14,3 +16,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.integration)
     items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+
+
+def pytest_sessionfinish() -> None:
+    # Without it the tests' own process can end in a segmentation fault after all have passed.
+    keep_modules_until_exit()
