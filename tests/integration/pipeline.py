@@ -19,6 +19,7 @@ from examples.local_services import wait_until
 from examples.make_sample import write_sample
 from examples.process_data import process
 from examples.quickstart import Script
+from src.topic import ensure_topic
 
 BATCH_SIZE = 50
 VOCAB_SIZE = 2000
@@ -65,20 +66,21 @@ class DictionaryFiles:
 
 
 class Pipeline:
-    """Starts scripts that belong together; ``close`` leaves none of them running."""
+    """Starts scripts that belong together; at the end of the block none of them runs."""
 
     def __init__(
-        self, folder: Path, bootstrap_servers: str, topic: str, dictionaries: DictionaryFiles
+        self,
+        folder: Path,
+        bootstrap_servers: str,
+        dictionaries: DictionaryFiles,
+        num_partitions: int,
     ) -> None:
         self.folder = folder
-        self.topic = topic
         self._dictionaries = dictionaries
-        self._broker = f"--bootstrap_servers={bootstrap_servers}"
         name = f"test_{uuid.uuid4().hex[:8]}"
-        self._ends = (
-            *(self._broker, f"--topic={topic}", f"--group_id={name}", f"--dataset_name={name}"),
-            "--address=127.0.0.1",
-        )
+        ensure_topic(bootstrap_servers, name, num_partitions, replication_factor=1)
+        self._topic = (f"--bootstrap_servers={bootstrap_servers}", f"--topic={name}")
+        self._ends = (*self._topic, f"--group_id={name}", f"--dataset_name={name}")
         self._scripts: list[Script] = []
         self.loss_lines: list[str] = []
 
@@ -87,7 +89,7 @@ class Pipeline:
         names = [f"--file{number}={path}" for number, path in enumerate(files, start=1)]
         if len(files) == 1:
             names.append("--file2=")
-        return self._start("producer", self._broker, f"--topic={self.topic}", *names, *flags)
+        return self._start("producer", *self._topic, *names, *flags)
 
     def consumer(self, *flags: str) -> Script:
         """Starts consumer.py."""
@@ -111,8 +113,10 @@ class Pipeline:
         lines = path.read_text().splitlines() if path.exists() else []
         return [AuditedRows(**json.loads(line)) for line in lines]
 
-    def close(self) -> None:
-        """Ends whatever still runs."""
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         for script in reversed(self._scripts):
             script.stop(timeout=20)
 
@@ -170,21 +174,24 @@ def _processes_of(session: int) -> list[psutil.Process]:
     return found
 
 
-def assert_trained_once(audit: Sequence[AuditedRows], rows_by_partition: Sequence[int]) -> None:
-    """Fails unless the first rows of each partition were trained once each, in order.
+def trained_offsets(audit: Sequence[AuditedRows]) -> dict[int, list[int]]:
+    """The offsets of each partition in the order in which they were trained.
 
-    Args:
-        audit: The trainer's audit trail; the topic holds no bad rows.
-        rows_by_partition: How many rows of each partition ought to be trained.
+    Fails unless the steps count up from 1, each with a whole batch; the topic must hold no bad
+    rows.
     """
-    steps = sorted({rows.step for rows in audit})
-    assert steps == list(range(1, sum(rows_by_partition) // BATCH_SIZE + 1))
-    for partition, wanted in enumerate(rows_by_partition):
-        offsets = [
-            offset
-            for rows in audit
-            if rows.partition == partition
-            for offset in range(rows.first_offset, rows.last_offset + 1)
-        ]
-        assert offsets == list(range(wanted))
-    assert sum(rows.rows for rows in audit) == sum(rows_by_partition)
+    rows_by_step: dict[int, int] = {}
+    offsets: dict[int, list[int]] = {}
+    for rows in audit:
+        rows_by_step[rows.step] = rows_by_step.get(rows.step, 0) + rows.rows
+        new = range(rows.first_offset, rows.last_offset + 1)
+        assert len(new) == rows.rows
+        offsets.setdefault(rows.partition, []).extend(new)
+    assert rows_by_step == dict.fromkeys(range(1, len(rows_by_step) + 1), BATCH_SIZE)
+    return offsets
+
+
+def assert_trained_once(audit: Sequence[AuditedRows], *rows_by_partition: int) -> None:
+    """Fails unless the first so many rows of each partition were trained once each, in order."""
+    wanted = {part: list(range(rows)) for part, rows in enumerate(rows_by_partition)}
+    assert trained_offsets(audit) == wanted

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from examples.local_services import EngineService, KafkaService, wait_until
+from examples.quickstart import Script
+from tests.integration.pipeline import (
+    BATCH_SIZE,
+    CONSUMED,
+    CONSUMER_STOP_SECONDS,
+    LONG,
+    LOSS_LINE,
+    READING,
+    WAITING_FOR_CONSUMER,
+    AuditedRows,
+    DictionaryFiles,
+    Pipeline,
+    assert_ends,
+    assert_stops,
+    assert_trained_once,
+    sample_files,
+    trained_offsets,
+    wait_for,
+)
+
+pytestmark = pytest.mark.slow
+
+NewPipeline = Callable[[int], Pipeline]
+BY_AMOUNT = ("--window_size=300", "--window_seconds=600")
+BY_TIME = ("--window_size=100000", "--window_seconds=0.2")
+MET = re.compile("trainer session")
+TRAINER_STOP_SECONDS = 10.0
+
+
+@pytest.fixture(scope="module")
+def dictionaries(tmp_path_factory: pytest.TempPathFactory) -> DictionaryFiles:
+    return DictionaryFiles.make(tmp_path_factory.mktemp("dictionaries"))
+
+
+@pytest.fixture
+def new_pipeline(
+    tmp_path: Path,
+    kafka_service: KafkaService,
+    engine: EngineService,
+    dictionaries: DictionaryFiles,
+) -> Iterator[NewPipeline]:
+    """Makes pipelines on a topic of their own, with so many partitions."""
+    with ExitStack() as stack:
+        yield lambda partitions: stack.enter_context(
+            Pipeline(tmp_path, kafka_service.bootstrap_servers, dictionaries, partitions)
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of 900 rows in two partitions."""
+
+    loss_lines: list[str]
+    loss_file: list[str]
+    audit: list[AuditedRows]
+    windows: int
+    rows: int
+
+
+def run_as_documented(pipeline: Pipeline, *wire: str) -> Run:
+    """The producer first, then the consumer, then the trainer."""
+    assert_ends(pipeline.producer(sample_files(pipeline.folder, 900, 2), *wire))
+    consumer = pipeline.consumer(*BY_AMOUNT, *wire)
+    assert_ends(pipeline.trainer("--max_steps=18"))
+    assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
+    windows, rows = consumed(consumer)
+    loss_file = (pipeline.folder / "loss.log").read_text().splitlines()
+    return Run(pipeline.loss_lines, loss_file, pipeline.audit(), windows, rows)
+
+
+def consumed(consumer: Script) -> tuple[int, int]:
+    """Windows and rows, after the consumer has ended."""
+    counts = consumer.found(CONSUMED)
+    assert counts is not None
+    return int(counts[1]), int(counts[2])
+
+
+@pytest.fixture(scope="module")
+def documented_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    kafka_service: KafkaService,
+    engine: EngineService,
+    dictionaries: DictionaryFiles,
+) -> Run:
+    folder = tmp_path_factory.mktemp("documented_run")
+    with Pipeline(folder, kafka_service.bootstrap_servers, dictionaries, 2) as pipeline:
+        return run_as_documented(pipeline)
+
+
+def test_rows_of_two_partitions_are_each_trained_once_in_windows_closed_by_amount(
+    documented_run: Run,
+) -> None:
+    assert_trained_once(documented_run.audit, 450, 450)
+    assert documented_run.rows == 300 * documented_run.windows
+
+
+def test_documented_loss_lines_go_to_stdout_and_to_the_loss_file(documented_run: Run) -> None:
+    steps = [LOSS_LINE.fullmatch(line) for line in documented_run.loss_lines]
+    assert [match and int(match[1]) for match in steps] == list(range(1, 19))
+    assert documented_run.loss_file == documented_run.loss_lines
+
+
+def test_json_wire_gives_the_very_losses_that_lines_give(
+    new_pipeline: NewPipeline, documented_run: Run
+) -> None:
+    run = run_as_documented(new_pipeline(2), "--value_format=json")
+    assert_trained_once(run.audit, 450, 450)
+    assert run.loss_lines == documented_run.loss_lines
+
+
+def test_rows_of_one_partition_are_each_trained_once_by_a_trainer_that_starts_again(
+    new_pipeline: NewPipeline, tmp_path: Path
+) -> None:
+    pipeline = new_pipeline(1)
+    consumer = pipeline.consumer(*BY_AMOUNT)
+    assert_ends(pipeline.producer(sample_files(tmp_path, 900, 1)))
+    assert_ends(pipeline.trainer("--max_steps=6"))
+    assert_trained_once(pipeline.audit(), 300)
+    assert_ends(pipeline.trainer("--idle_seconds=4"))
+    assert_trained_once(pipeline.audit(), 900)
+    checkpoints = {path.name for path in (tmp_path / "ckpt").glob("*.ckpt")}
+    assert checkpoints == {"widedeep_train-1_6.ckpt", "widedeep_train-1_18.ckpt"}
+    assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
+    windows, rows = consumed(consumer)
+    assert rows == 300 * windows
+
+
+@pytest.mark.parametrize(
+    ("partitions", "trainer_first"),
+    [(1, True), (2, False)],
+    ids=["trainer first", "consumer first"],
+)
+def test_rows_that_trickle_in_are_each_trained_once_in_windows_closed_by_time(
+    new_pipeline: NewPipeline, tmp_path: Path, partitions: int, trainer_first: bool
+) -> None:
+    pipeline = new_pipeline(partitions)
+    if trainer_first:
+        trainer = pipeline.trainer("--max_steps=12")
+        wait_for(trainer, WAITING_FOR_CONSUMER)
+        consumer = pipeline.consumer(*BY_TIME)
+    else:
+        consumer = pipeline.consumer(*BY_TIME)
+        wait_for(consumer, READING)
+        trainer = pipeline.trainer("--max_steps=12")
+    wait_for(consumer, MET)
+    files = sample_files(tmp_path, 600, partitions)
+    producer = pipeline.producer(files, f"--rate={300 / partitions}")
+    for script in (producer, trainer):
+        assert_ends(script)
+    assert_trained_once(pipeline.audit(), *[600 // partitions] * partitions)
+    assert_stops(consumer, signal.SIGINT, CONSUMER_STOP_SECONDS)
+    windows, rows = consumed(consumer)
+    assert rows == 600
+    assert windows > 4  # two seconds of rows
+
+
+def test_bad_rows_are_named_and_the_rows_between_them_are_trained(
+    new_pipeline: NewPipeline, tmp_path: Path
+) -> None:
+    pipeline = new_pipeline(1)
+    (file,) = sample_files(tmp_path, 100, 1)
+    lines = file.read_bytes().splitlines()
+    lines[10:10] = [b"", b"no row"]
+    lines[60:60] = [b"2" + lines[0][1:], lines[0].replace(b"\t", b"\tten", 1)]
+    lines.append(b"\xff" * 40)
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    consumer = pipeline.consumer()
+    assert_ends(pipeline.producer([file]))
+    assert_ends(pipeline.trainer("--max_steps=2"))
+    assert [rows.rows for rows in pipeline.audit()] == [50, 50]
+    assert pipeline.audit()[-1].last_offset == 103
+    assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
+    named = re.findall(r"bad row: partition 0, offset (\d+), (\w+): \S", consumer.log())
+    bad = {(int(offset), column) for offset, column in named}
+    assert bad == {(10, "row"), (11, "row"), (60, "label"), (61, "I1"), (104, "row")}
+
+
+def test_signals_stop_trainer_and_consumer_while_rows_flow(
+    new_pipeline: NewPipeline, tmp_path: Path
+) -> None:
+    pipeline = new_pipeline(2)
+    consumer, trainer = pipeline.consumer(*BY_TIME), pipeline.trainer()
+    wait_for(consumer, MET)
+    pipeline.producer(sample_files(tmp_path, 20_000, 2), "--rate=100")
+    assert wait_until(lambda: len(pipeline.loss_lines) >= 3, LONG)
+    assert_stops(trainer, signal.SIGINT, TRAINER_STOP_SECONDS)
+    trained = trained_offsets(pipeline.audit())
+    assert trained == {part: list(range(len(offsets))) for part, offsets in trained.items()}
+    step = sum(map(len, trained.values())) // BATCH_SIZE
+    assert (tmp_path / "ckpt" / f"widedeep_train-1_{step}.ckpt").exists()
+    assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_the_producer_when_all_it_has_sent_is_delivered(
+    new_pipeline: NewPipeline, tmp_path: Path, number: signal.Signals
+) -> None:
+    producer = new_pipeline(2).producer(sample_files(tmp_path, 20_000, 2), "--rate=1000")
+    wait_for(producer, re.compile(r"output2.tsv: [1-9]\d* rows"))
+    assert_stops(producer, number, CONSUMER_STOP_SECONDS)
+    said = producer.found(re.compile(r"produced (\d+) rows from 2 files"))
+    assert said is not None
+    assert 0 < int(said[1]) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("number", "trainer_first"), [(signal.SIGTERM, True), (signal.SIGINT, False)]
+)
+def test_signal_stops_trainer_and_consumer_in_either_order_while_nothing_flows(
+    new_pipeline: NewPipeline, number: signal.Signals, trainer_first: bool
+) -> None:
+    pipeline = new_pipeline(1)
+    consumer, trainer = pipeline.consumer(), pipeline.trainer()
+    wait_for(consumer, MET)
+    if trainer_first:
+        assert_stops(trainer, number, TRAINER_STOP_SECONDS)
+        assert_stops(consumer, number, CONSUMER_STOP_SECONDS)
+    else:
+        assert_stops(consumer, number, CONSUMER_STOP_SECONDS)
+        wait_for(trainer, re.compile("the channel is gone"))
+        assert_stops(trainer, number, TRAINER_STOP_SECONDS)
+    assert pipeline.loss_lines == []
+
+
+def test_signal_stops_a_trainer_that_waits_for_its_first_consumer(
+    new_pipeline: NewPipeline,
+) -> None:
+    trainer = new_pipeline(1).trainer()
+    wait_for(trainer, WAITING_FOR_CONSUMER)
+    assert_stops(trainer, signal.SIGTERM, TRAINER_STOP_SECONDS)
