@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from types import TracebackType
 from typing import Any, Callable, Optional, TypeVar
 
@@ -121,13 +122,18 @@ class RowSource:
                 request_timeout_ms=10_000,
                 metrics_enabled=False,
             )
-        except KafkaError as error:
+        except (KafkaError, ValueError) as error:
             raise SourceError(f"no broker answers at {bootstrap_servers}: {error}") from None
-        self.partitions = self._find_partitions()
+        try:
+            self.partitions = self._find_partitions()
+        except SourceError:
+            self.close()
+            raise
         self._handles = {number: TopicPartition(topic, number) for number in self.partitions}
         self._consumer.assign(list(self._handles.values()))
         self._queues = {number: _Queue() for number in self.partitions}
         self._paused: set[int] = set()
+        self._least_end: dict[int, int] = {}
 
     def __enter__(self) -> RowSource:
         return self
@@ -210,11 +216,18 @@ class RowSource:
         return Position(self._reachable(wanted, beginnings, allow_loss))
 
     def seek(self, position: Position) -> None:
-        """Drops everything held and reads on from a position."""
+        """Drops everything held and reads on from a position.
+
+        Raises:
+            SourceError: The broker stayed away for longer than reconnect_seconds.
+        """
+        # The fetches before may have seen less of the topic than it holds by now.
+        self._least_end = self._ends()
         for number, handle in self._handles.items():
             self._consumer.seek(handle, position.offsets[number])
             self._queues[number] = _Queue()
-        self._resume_all()
+        self._consumer.resume(*self._handles.values())
+        self._paused.clear()
 
     def poll(self, timeout_seconds: float) -> None:
         """Fetches what is there, waiting up to ``timeout_seconds`` for something.
@@ -225,7 +238,11 @@ class RowSource:
         try:
             batches = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except KafkaError as error:
-            raise SourceError(f"reading {self._topic}: {error}") from None
+            if not error.retriable:
+                raise SourceError(f"reading {self._topic}: {error}") from None
+            # A connection refused or lost comes out at once: don't ask again at full speed.
+            time.sleep(min(timeout_seconds, RETRY_SECONDS))
+            batches = {}
         for handle, records in batches.items():
             self._queues[handle.partition].extend(records)
         if batches:
@@ -264,17 +281,21 @@ class RowSource:
         return lambda: self._consumer.committed(handle, metadata=True, timeout_ms=milliseconds)
 
     def _at_end(self, number: int) -> bool:
-        """Whether everything that the broker had at the last fetch has been fetched."""
+        """Whether everything has been fetched that the broker had, when it was asked last.
+
+        A paused partition is not fetched, so what it holds by now is not known.
+        """
+        if number in self._paused or number not in self._least_end:
+            return False
         handle = self._handles[number]
-        end = self._consumer.highwater(handle)
-        return end is not None and self._consumer.position(handle, timeout_ms=1_000) >= end
+        end = max(self._consumer.highwater(handle) or 0, self._least_end[number])
+        return bool(self._consumer.position(handle, timeout_ms=1_000) >= end)
 
     def _find_partitions(self) -> list[int]:
         found = self._patiently(
             "looking for the topic", lambda: self._consumer.partitions_for_topic(self._topic)
         )
         if not found:
-            self.close()
             raise SourceError(
                 f"there is no topic {self._topic} at {self._servers}: kafka_client.py makes it"
             )
@@ -361,13 +382,19 @@ class RowSource:
                 self._consumer.pause(self._handles[number])
                 self._paused.add(number)
             elif len(queue) <= limit // 2 and number in self._paused:
-                self._consumer.resume(self._handles[number])
-                self._paused.discard(number)
+                self._resume(number)
 
-    def _resume_all(self) -> None:
-        for number in self._paused:
-            self._consumer.resume(self._handles[number])
-        self._paused.clear()
+    def _resume(self, number: int) -> None:
+        """Lets a partition be fetched again, once the broker has said how far it goes by now."""
+        handle = self._handles[number]
+        try:
+            ends = self._consumer.end_offsets([handle], timeout_ms=1_000)
+        except KafkaError as error:
+            logger.debug("partition %d stays paused: %s", number, error)
+            return
+        self._least_end[number] = int(ends[handle])
+        self._consumer.resume(handle)
+        self._paused.discard(number)
 
     def _probe_broker(self) -> None:
         """A silent broker may be idle or gone: ask it something about once a second."""
@@ -405,4 +432,4 @@ class RowSource:
 
 def _first(queue: deque[T], count: int) -> list[T]:
     """The first items of a deque."""
-    return [queue[place] for place in range(count)] if count < 64 else list(queue)[:count]
+    return list(islice(queue, count))

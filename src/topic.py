@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.admin import NewPartitions, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 logger = logging.getLogger(__name__)
 
@@ -44,19 +45,32 @@ def ensure_topic(
             bootstrap_timeout_ms=milliseconds,
             request_timeout_ms=milliseconds,
         )
-    except KafkaError as error:
+    except (KafkaError, ValueError) as error:
         raise TopicError(f"no broker answers at {bootstrap_servers}: {error}") from None
     try:
-        try:
-            admin.create_topics([NewTopic(topic, num_partitions, replication_factor)])
-            logger.info("created topic %s with %d partitions", topic, num_partitions)
+        if _create(admin, topic, num_partitions, replication_factor):
             return num_partitions
-        except TopicAlreadyExistsError:
-            return _grow(admin, topic, num_partitions)
+        return _grow(admin, topic, num_partitions)
     except KafkaError as error:
         raise TopicError(f"topic {topic} at {bootstrap_servers}: {error}") from None
     finally:
         admin.close()
+
+
+def _create(
+    admin: KafkaAdminClient, topic: str, num_partitions: int, replication_factor: int
+) -> bool:
+    """Creates a topic and waits until it can be used; False where it is there already."""
+    options = {"num_partitions": num_partitions, "replication_factor": replication_factor}
+    # The broker's own words are in the answer, a raised error would spell out the whole request.
+    answer = admin.create_topics({topic: options}, raise_errors=False)["topics"][0]
+    if answer["error_code"] == TopicAlreadyExistsError.errno:
+        return False
+    if answer["error_code"]:
+        raise TopicError(f"topic {topic} can't be created: {_reason(answer)}")
+    admin.wait_for_topics([topic])
+    logger.info("created topic %s with %d partitions", topic, num_partitions)
+    return True
 
 
 def _grow(admin: KafkaAdminClient, topic: str, num_partitions: int) -> int:
@@ -64,6 +78,15 @@ def _grow(admin: KafkaAdminClient, topic: str, num_partitions: int) -> int:
     if present >= num_partitions:
         logger.info("topic %s is there with %d partitions", topic, present)
         return present
-    admin.create_partitions({topic: NewPartitions(num_partitions)})
+    answer = admin.create_partitions({topic: num_partitions}, raise_errors=False)
+    result = answer.to_dict()["results"][0]
+    if result["error_code"]:
+        raise TopicError(f"topic {topic} can't grow: {_reason(result)}")
     logger.info("topic %s grown from %d to %d partitions", topic, present, num_partitions)
     return num_partitions
+
+
+def _reason(answer: Mapping[str, Any]) -> str:
+    """Why the broker refused, on one line."""
+    said = answer.get("error_message") or for_code(answer["error_code"]).__name__
+    return " ".join(str(said).split())

@@ -1,0 +1,226 @@
+"""producer.py as a process: every row of the files ends up in its partition, once and in order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Optional
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from examples.local_services import KafkaService, free_port, wait_until
+from examples.quickstart import Script
+from src.criteo import COLUMNS
+from src.topic import ensure_topic
+from tests.integration.conftest import TopicFactory
+from tests.integration.pipeline import assert_ends, assert_nothing_left, assert_stops, sample_files
+
+Message = tuple[Optional[bytes], Optional[bytes]]
+
+PRODUCED = re.compile(r"produced (\d+) rows from (\d) files in [\d.]+ s \(\d+ rows/s\)")
+
+
+@contextlib.contextmanager
+def run(
+    folder: Path, address: str, topic: str, files: Sequence[Path], *flags: str
+) -> Iterator[Script]:
+    names = [f"--file{number}={path}" for number, path in enumerate(files, start=1)]
+    names += ["--file2="] if len(files) == 1 else []
+    where = (f"--bootstrap_servers={address}", f"--topic={topic}")
+    script = Script("producer", (*where, *names, *flags), folder / "producer.log", cwd=folder)
+    try:
+        yield script
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(script.process.pid, signal.SIGKILL)
+        script.process.wait(10)
+
+
+def messages(address: str, topic: str, partition: int) -> list[Message]:
+    """All keys and values of a partition."""
+    handle = TopicPartition(topic, partition)
+    consumer = KafkaConsumer(bootstrap_servers=address, auto_offset_reset="earliest")
+    consumer.assign([handle])
+    end = consumer.end_offsets([handle])[handle]
+    found: list[Message] = []
+    while len(found) < end:
+        for record in consumer.poll(timeout_ms=1000).get(handle, []):
+            found.append((record.key, record.value))
+    consumer.close()
+    return found
+
+
+def rows_of(path: Path) -> list[Message]:
+    """The messages that a file should become."""
+    lines = path.read_bytes().splitlines()
+    return [(b"%d" % number, line) for number, line in enumerate(lines)]
+
+
+def some_arrived(address: str, topic: str, rows: int) -> bool:
+    handle = TopicPartition(topic, 0)
+    consumer = KafkaConsumer(bootstrap_servers=address)
+    end = consumer.end_offsets([handle])[handle]
+    consumer.close()
+    return bool(end >= rows)
+
+
+def test_each_file_fills_its_partition_row_by_row_with_row_numbers_as_keys(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name, files = topic(2), sample_files(tmp_path, 6_001, 2)
+    with run(tmp_path, kafka_service.bootstrap_servers, name, files) as script:
+        assert_ends(script)
+        last = script.log().splitlines()[-1]
+        said = PRODUCED.search(last)
+        assert said is not None and said.groups() == ("6001", "2")
+    for partition, path in enumerate(files):
+        assert messages(kafka_service.bootstrap_servers, name, partition) == rows_of(path)
+
+
+def test_json_rows_carry_the_column_names_as_key(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name = topic(1)
+    row = b"1\t-3\t\t" + b"\t".join([b"5"] * 11) + b"\t68fd1e64\t" + b"\t".join([b""] * 25)
+    (tmp_path / "rows.tsv").write_bytes(row + b"\r\n")
+    files = [tmp_path / "rows.tsv"]
+    with run(
+        tmp_path, kafka_service.bootstrap_servers, name, files, "--value_format=json"
+    ) as script:
+        assert_ends(script)
+    ((key, value),) = messages(kafka_service.bootstrap_servers, name, 0)
+    assert json.loads(key or b"") == list(COLUMNS)
+    fields = json.loads(value or b"")
+    assert len(fields) == 40
+    assert (fields[0], fields[1], fields[14]) == (1, -3, "68fd1e64")
+    assert fields[2] != fields[2]  # NaN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_delivers_what_was_handed_over_and_says_how_much(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path, number: signal.Signals
+) -> None:
+    name, files = topic(2), sample_files(tmp_path, 20_000, 2)
+    address = kafka_service.bootstrap_servers
+    with run(tmp_path, address, name, files, "--rate=100") as script:
+        assert wait_until(lambda: some_arrived(address, name, 50), 60)
+        assert_stops(script, number, within=5)
+        said = script.found(PRODUCED)
+        assert f"stopped by {number.name}" in script.log()
+    held = [messages(address, name, partition) for partition in (0, 1)]
+    assert said is not None and int(said[1]) == sum(map(len, held))
+    for path, found in zip(files, held):
+        assert found == rows_of(path)[: len(found)]
+
+
+def test_a_stop_signal_to_the_whole_group_is_as_clean(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name, files = topic(1), sample_files(tmp_path, 20_000, 1)
+    address = kafka_service.bootstrap_servers
+    with run(tmp_path, address, name, files, "--rate=100") as script:
+        assert wait_until(lambda: some_arrived(address, name, 10), 60)
+        os.killpg(script.process.pid, signal.SIGTERM)
+        os.killpg(script.process.pid, signal.SIGINT)
+        assert_ends(script, timeout=5)
+        assert "Traceback" not in script.log()
+
+
+def test_killed_and_resumed_the_topic_holds_every_row_once(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name, files = topic(2), sample_files(tmp_path, 6_000, 2)
+    address = kafka_service.bootstrap_servers
+    with run(tmp_path, address, name, files, "--rate=400") as script:
+        assert wait_until(lambda: some_arrived(address, name, 300), 60)
+        script.process.kill()
+        script.wait(10)
+        assert_nothing_left(script)
+    begun = len(messages(address, name, 0))
+    assert 300 <= begun < 3_000
+    with run(tmp_path, address, name, files, "--resume") as script:
+        assert_ends(script)
+        assert "going on at row" in script.log()
+    for partition, path in enumerate(files):
+        assert messages(address, name, partition) == rows_of(path)
+    with run(tmp_path, address, name, files, "--resume") as script:
+        assert_ends(script)
+        said = script.found(PRODUCED)
+        assert said is not None and said[1] == "0"
+
+
+def test_resuming_with_a_shorter_file_is_refused(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name, files = topic(1), sample_files(tmp_path, 50, 1)
+    address = kafka_service.bootstrap_servers
+    with run(tmp_path, address, name, files) as script:
+        assert_ends(script)
+    files[0].write_bytes(b"\n".join(files[0].read_bytes().splitlines()[:20]))
+    with run(tmp_path, address, name, files, "--resume") as script:
+        assert script.wait(60) == 1
+        assert "only 20 rows, but 50 were sent before" in script.log()
+
+
+def test_a_line_that_cannot_be_sent_ends_it_and_the_rows_before_are_delivered(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name = topic(1)
+    (tmp_path / "rows.tsv").write_bytes(b"1\ta\n0\tb\n" + b"x" * 2_000_000 + b"\n1\tc\n")
+    with run(tmp_path, kafka_service.bootstrap_servers, name, [tmp_path / "rows.tsv"]) as script:
+        assert script.wait(60) == 1
+        assert "line 3 can't be sent" in script.log()
+        said = script.found(PRODUCED)
+        assert said is not None and said[1] == "2"
+        assert "Traceback" not in script.log()
+    held = messages(kafka_service.bootstrap_servers, name, 0)
+    assert held == [(b"0", b"1\ta"), (b"1", b"0\tb")]
+
+
+def test_a_topic_with_too_few_partitions_is_refused_before_anything_is_sent(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name, files = topic(1), sample_files(tmp_path, 10, 2)
+    with run(tmp_path, kafka_service.bootstrap_servers, name, files) as script:
+        assert script.wait(60) == 1
+        assert "has 1 partitions, needed: 2; kafka_client.py" in script.log()
+    assert messages(kafka_service.bootstrap_servers, name, 0) == []
+
+
+def test_a_broker_that_restarts_costs_no_row_and_doubles_none(tmp_path: Path) -> None:
+    with KafkaService(tmp_path / "kafka", free_port()) as service:
+        address = service.bootstrap_servers
+        ensure_topic(address, "rows", 1, 1)
+        files = sample_files(tmp_path, 6_000, 1)
+        with run(tmp_path, address, "rows", files, "--rate=500") as script:
+            assert wait_until(lambda: some_arrived(address, "rows", 200), 60)
+            service.kill()
+            time.sleep(1)
+            service.start()
+            assert_ends(script)
+        assert messages(address, "rows", 0) == rows_of(files[0])
+
+
+def test_a_stop_while_the_broker_is_away_ends_in_time_and_counts_the_rows_lost(
+    tmp_path: Path,
+) -> None:
+    with KafkaService(tmp_path / "kafka", free_port()) as service:
+        address = service.bootstrap_servers
+        ensure_topic(address, "rows", 1, 1)
+        files = sample_files(tmp_path, 20_000, 1)
+        with run(tmp_path, address, "rows", files, "--rate=500") as script:
+            assert wait_until(lambda: some_arrived(address, "rows", 200), 60)
+            service.kill()
+            time.sleep(1)
+            asked = time.monotonic()
+            assert script.stop(signal.SIGTERM) == 1
+            assert time.monotonic() - asked < 6
+            assert re.search(r"\d+ rows were not delivered, no answer", script.log())
+            assert_nothing_left(script)
