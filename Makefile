@@ -19,8 +19,8 @@ setup: ## install what is missing: system packages, .venv, Kafka jars
 demo: setup ## the whole flow on sample rows: Kafka, consumer, training, loss lines
 	@python examples/quickstart.py
 
-test: setup ## all tests: unit tests, then the ones with real services
-	@python -m pytest $(PYTEST_ARGS)
+test: setup ## all tests: the ones with real services, and the unit tests beside them
+	@python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need no services
 	@python -m pytest -m "not integration" $(PYTEST_ARGS)
@@ -36,8 +36,8 @@ services-up: setup ## start Kafka and the yr engine and leave them running
 services-down: ## stop what services-up started
 	@if [ -x .venv/bin/python ]; then python examples/local_services.py down; fi
 
-bench: setup ## run the benchmarks
-	@python -m benchmarks.run
+bench: setup ## time the training step against the documented one
+	@python -m benchmarks.documented_step
 
 lock: setup ## make requirements*.txt anew from requirements*.in
 	@tools/lock.sh

@@ -1,12 +1,17 @@
-"""Marks integration tests by their folder and lets the quick tests run first."""
+"""Marks integration tests by their folder and keeps them together; the quick ones come first."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from src.exit_repair import keep_modules_until_exit
+
+# How long an example takes says nothing while the services' tests run beside it.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 INTEGRATION = Path(__file__).parent / "integration"
 
@@ -15,6 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.integration)
+            # One broker and one engine: whatever runs in parallel, these stay in one process.
+            item.add_marker(pytest.mark.xdist_group("services"))
     items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
 
 

@@ -144,7 +144,7 @@ def expected_row(fields: list[Any]) -> Row:
 @example([None])
 @example([b"\xef\xbb\xbf" + PLAIN, PLAIN])
 @example([with_field("I1", b"\t"), PLAIN[:-3]])  # tabs are right in sum, wrong in each line
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_bytes_give_a_row_or_a_named_rejection_whatever_stands_beside_them(
     values: list[Optional[bytes]],
 ) -> None:
@@ -154,7 +154,7 @@ def test_any_bytes_give_a_row_or_a_named_rejection_whatever_stands_beside_them(
 
 
 @given(known_fields, st.lists(nasty_lines, max_size=3), st.lists(nasty_lines, max_size=3))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_known_fields_come_back_in_their_columns_whatever_stands_beside_them(
     fields: list[Any], before: list[bytes], after: list[bytes]
 ) -> None:
@@ -166,7 +166,7 @@ def test_known_fields_come_back_in_their_columns_whatever_stands_beside_them(
 @example(["-", "--1", "1-", "-0", "007", "0" * 30 + "5", str(INT64_MIN), str(INT64_MAX)])
 @example([str(INT64_MIN - 1)])
 @example([str(INT64_MAX + 1)])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_dense_field_is_a_row_exactly_if_it_is_a_64_bit_integer(texts: list[str]) -> None:
     for text in texts:
         (found,) = outcomes([with_field("I5", text.encode())])
@@ -301,7 +301,7 @@ nasty_messages = st.one_of(
 
 @given(st.lists(nasty_messages, max_size=5))
 @example([b"[" * 100_000])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_json_gives_a_row_or_a_named_rejection_whatever_stands_beside_it(
     values: list[Optional[bytes]],
 ) -> None:
@@ -311,7 +311,7 @@ def test_any_json_gives_a_row_or_a_named_rejection_whatever_stands_beside_it(
 
 
 @given(st.lists(known_fields, max_size=3))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_line_means_the_same_on_either_wire(rows: list[list[Any]]) -> None:
     lines: list[Optional[bytes]] = [line_from_fields(fields) for fields in rows]
     messages: list[Optional[bytes]] = [json_message(line)[1] for line in lines if line is not None]

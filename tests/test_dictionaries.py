@@ -365,7 +365,7 @@ ROWS = st.lists(
 
 
 @given(rows=ROWS, block_size=st.integers(1, 31), seed=st.integers(0, 99), vocab=st.integers(39, 50))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_result_depends_neither_on_blocks_nor_on_the_order_of_rows(
     rows: list[dict[str, Any]], block_size: int, seed: int, vocab: int
 ) -> None:

@@ -53,7 +53,7 @@ def test_the_rows_are_the_ones_that_were_always_made(tmp_path: Path) -> None:
 
 
 @given(start=st.integers(0, 3 * BLOCK_ROWS), rows=st.integers(0, 2 * BLOCK_ROWS))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_a_row_depends_on_its_number_and_the_seed_alone(start: int, rows: int) -> None:
     stream = make_rows(0, 5 * BLOCK_ROWS, seed=3)
     assert make_rows(start, rows, seed=3).equals(stream.slice(start, rows))
