@@ -518,9 +518,15 @@ def stop_engine() -> None:
     """Stops the engine of this host, whoever started it.
 
     Raises:
-        ServiceError: ``yrctl stop`` failed or left a daemon behind.
+        ServiceError: ``yrctl stop`` failed or a daemon can't be stopped.
     """
     output = _yrctl("stop")
+    if wait_until(lambda: not engine_processes(), ENGINE_SETTLE_TIMEOUT):
+        return
+    for process in engine_processes():  # the remains of a start that went wrong, mostly
+        LOGGER.warning("`yrctl stop` left %s running: killing it", process.info["cmdline"][0])
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     if not wait_until(lambda: not engine_processes(), ENGINE_SETTLE_TIMEOUT):
         names = sorted({Path(process.info["cmdline"][0]).name for process in engine_processes()})
         raise ServiceError(f"`yrctl stop` left {', '.join(names)} running:\n{output}")

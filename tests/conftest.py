@@ -16,6 +16,7 @@ hypothesis.settings.load_profile("shared machine")
 INTEGRATION = Path(__file__).parent / "integration"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if INTEGRATION in item.path.parents:

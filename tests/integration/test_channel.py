@@ -185,12 +185,7 @@ class End:
         return self.process.wait(10)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    from examples.local_services import EngineService
-
-    with EngineService(ADDRESS):
-        yield
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 @pytest.fixture
