@@ -542,13 +542,16 @@ def _yrctl_path() -> Path:
 def _engine_environment() -> dict[str, str]:
     """The environment for yrctl and, through it, for the engine's daemons."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return {
+    environment = {
         # Else the data system logs 25 KB a window, up to 25 files of 400 MB.
         "GLOG_minloglevel": "1",
         "GLOG_max_log_size": "20",
         **os.environ,
         "PATH": path,  # yrctl's scripts call `python` and want it to be this one
     }
+    # `yrctl stop` looks for its daemons in what ps prints, which ends at the column named here.
+    environment.pop("COLUMNS", None)
+    return environment
 
 
 def _yrctl(*arguments: str) -> str:

@@ -194,8 +194,9 @@ class Terminals:
 
 
 def _environment() -> dict[str, str]:
-    """A shell's environment: make, too, must not believe that it runs inside the test's make."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    """A shell's environment: no make around it, and no COLUMNS, which shells do not export."""
+    ours = ("MAKE", "COLUMNS")
+    return {key: value for key, value in os.environ.items() if not key.startswith(ours)}
 
 
 @pytest.fixture
