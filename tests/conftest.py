@@ -1,8 +1,9 @@
-"""Marks integration tests by their folder and keeps them together; the quick ones come first."""
+"""Marks integration tests by their folder and shares the tests out to two processes."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 import hypothesis
 import pytest
@@ -14,16 +15,26 @@ hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 INTEGRATION = Path(__file__).parent / "integration"
+ONLY_A_BROKER = {"test_kafka_source.py", "test_producer.py", "test_topic.py"}
+# The longest group comes first, the unit tests and the shorter group run beside it.
+ORDER = {"engine": 0, None: 1, "broker": 2}
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if INTEGRATION in item.path.parents:
+        group = _group(item)
+        if group is not None:
             item.add_marker(pytest.mark.integration)
-            # One broker and one engine: whatever runs in parallel, these stay in one process.
-            item.add_marker(pytest.mark.xdist_group("services"))
-    items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: ORDER[_group(item)])
+
+
+def _group(item: pytest.Item) -> Optional[str]:
+    """Tests of a group share a process: a host has one engine, and each group has one broker."""
+    if INTEGRATION not in item.path.parents:
+        return None
+    return "broker" if item.path.name in ONLY_A_BROKER else "engine"
 
 
 def pytest_sessionfinish() -> None:
