@@ -23,7 +23,7 @@ from src.arrays import Array
 from src.channel import WindowSender
 from src.criteo import BadRow, ParsedRows, parse_messages
 from src.dictionaries import Dictionaries
-from src.features import ColumnFunctions, assemble
+from src.features import ColumnFunctions, assemble, oov_bits
 from src.kafka_source import HeldRows, RowSource
 from src.position import Commit, Position, advance
 from src.stop import StopFlag
@@ -52,6 +52,7 @@ class FeatureBuilder:
     def __init__(self, dictionaries: Dictionaries) -> None:
         self._functions = ColumnFunctions(dictionaries)
         self._dense_ids = dictionaries.dense_ids
+        self._oov_ids = dictionaries.oov_ids
         # The default of 16 × 16 parts makes windows of some thousand rows many times slower.
         mindpandas_config.set_partition_shape((1, 1))
 
@@ -62,6 +63,10 @@ class FeatureBuilder:
         return assemble(
             dense.to_pandas().to_numpy(), categorical.to_pandas().to_numpy(), self._dense_ids
         )
+
+    def oov(self, ids: Array) -> Array:
+        """Which categorical fields of rows built here are out of vocabulary, uint32[rows]."""
+        return oov_bits(ids, self._oov_ids)
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,7 @@ class WindowAssembler:
             self._num_shards,
             self._session,
             self._dictionaries,
+            self._features.oov(ids[chosen]),
         )
         self._position = advance(self._position, partition, offset)
         return window

@@ -33,21 +33,27 @@ class DatasetError(RuntimeError):
     """The stream can't be trained on: it does not fit the trainer, or its channel is gone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BatchRecord:
-    """What a batch was made of, over all shards.
+    """What a batch was made of.
 
     Attributes:
         position: The position behind it.
-        ranges: The rows in it, by partition.
-        rows: How many.
+        ranges: The rows in it, by partition, over all shards.
+        rows: How many, over all shards.
         dictionaries: Fingerprint of the dictionaries that made its ids.
+        labels: float32[batch] of this shard's rows.
+        oov: uint32[batch], their fields that are out of vocabulary, see ``features.oov_bits``.
+        newest_timestamp: When the newest of their messages was sent, ms since 1970.
     """
 
     position: Position
     ranges: list[RowRange]
     rows: int
     dictionaries: int
+    labels: Array
+    oov: Array
+    newest_timestamp: int
 
 
 class StreamingDataset:
@@ -204,5 +210,9 @@ class StreamingDataset:
                 row_ranges(partition, offset),
                 len(partition),
                 int(batch["dictionaries"][0]),
+                # Copies: a view would keep the whole window alive.
+                batch["label"].copy(),
+                batch["oov"].copy(),
+                int(batch["timestamp"].max()),
             )
         )

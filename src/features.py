@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from src.arrays import Array
-from src.criteo import CATEGORICAL_COLUMNS, DENSE_SIZE, FIELD_SIZE
+from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_SIZE, FIELD_SIZE
 from src.dictionaries import Dictionaries
+
+_BITS = 1 << np.arange(CATEGORICAL_SIZE, dtype=np.uint32)
 
 
 def scale_dense_column(column: pd.Series, minimum: float, maximum: float) -> pd.Series:
@@ -101,3 +103,23 @@ def assemble(dense_weights: Array, categorical_ids: Array, dense_ids: Array) -> 
     weights = np.ones((rows, FIELD_SIZE), dtype=np.float32)
     weights[:, :DENSE_SIZE] = dense_weights
     return ids, weights
+
+
+def oov_bits(ids: Array, oov_ids: Array) -> Array:
+    """Which categorical fields are out of vocabulary; a missing value is, unless it has an id.
+
+    Args:
+        ids: int32[rows, 39].
+        oov_ids: int32[26], the out-of-vocabulary ids of ``C1..C26``.
+
+    Returns:
+        uint32[rows]; bit 0 is C1's, bit 25 that of C26.
+    """
+    bits: Array = np.where(ids[:, DENSE_SIZE:] == oov_ids, _BITS, 0).sum(axis=1, dtype=np.uint32)
+    return bits
+
+
+def count_oov(bits: Array) -> Array:
+    """How many rows are out of vocabulary in each of ``C1..C26``, int64[26], from ``oov_bits``."""
+    counts: Array = np.count_nonzero(bits[:, None] & _BITS, axis=0)
+    return counts

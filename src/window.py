@@ -21,6 +21,8 @@ def window_dtype(num_shards: int) -> np.dtype[Any]:
     global position. A row covers the offsets ``start..offset`` of its partition; they differ where
     bad rows came before it. ``timestamp`` is the Kafka message's, in ms; ``session`` names the
     trainer for which the consumer reads; ``dictionaries`` is the fingerprint of the dictionaries.
+    ``oov`` has a bit for each categorical field that is out of vocabulary: only the consumer has
+    the dictionaries, and which ids stand for it is up to whoever made them.
     """
     return np.dtype(
         [
@@ -33,6 +35,7 @@ def window_dtype(num_shards: int) -> np.dtype[Any]:
             ("timestamp", np.int64),
             ("session", np.int64),
             ("dictionaries", np.uint64),
+            ("oov", np.uint32),
         ]
     )
 
@@ -62,6 +65,7 @@ def make_window(
     num_shards: int,
     session: int,
     dictionaries: int,
+    oov: Array,
 ) -> Array:
     """Lays rows out so that equal contiguous slices are the shards' stripes.
 
@@ -76,6 +80,7 @@ def make_window(
         num_shards: N, how many ranks share the stream.
         session: The trainer session the rows are read for.
         dictionaries: Fingerprint of the dictionaries that made the ids.
+        oov: uint32[rows], which categorical fields are out of vocabulary, see ``oov_bits``.
 
     Returns:
         A structured array[rows] of ``window_dtype(num_shards)``, shard by shard.
@@ -94,6 +99,7 @@ def make_window(
     window["timestamp"] = provenance.timestamp[order]
     window["session"] = session
     window["dictionaries"] = dictionaries
+    window["oov"] = oov[order]
     return window
 
 

@@ -45,7 +45,9 @@ class ListedLedger:
     @staticmethod
     def _record(number: int) -> BatchRecord:
         ranges = [RowRange(0, 3 * number, 3 * number + 2, 3), RowRange(1, number, number, 1)]
-        return BatchRecord(Position({0: 3 * number + 3, 1: number + 1}, 1), ranges, 4, 42)
+        position = Position({0: 3 * number + 3, 1: number + 1}, 1)
+        labels, oov = np.zeros(4, np.float32), np.zeros(4, np.uint32)
+        return BatchRecord(position, ranges, 4, 42, labels, oov, newest_timestamp=0)
 
     def next_batch(self) -> BatchRecord:
         return self._records.popleft()

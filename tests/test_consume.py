@@ -30,6 +30,9 @@ class NumberFeatures:
         ids = np.repeat(numbers[:, None], FIELD_SIZE, axis=1)
         return ids, ids.astype(np.float32)
 
+    def oov(self, ids: Array) -> Array:
+        return ids[:, 0].astype(np.uint32)
+
 
 class HeldInMemory:
     """Partitions whose messages are known beforehand; offset = place in the list."""
@@ -86,6 +89,7 @@ def test_every_row_carries_label_session_time_and_provenance() -> None:
     assert window["partition"][:, 0].tolist() == [0, 1, 0, 1]
     assert window["offset"][:, 0].tolist() == [0, 0, 1, 1]
     assert window["timestamp"].tolist() == [0, 0, 10, 10]
+    assert window["oov"].tolist() == numbers(window)
     assert set(window["session"]) == {9}
     assert set(window["dictionaries"]) == {3}
     assert window["label"].tolist() == [1.0] * 4

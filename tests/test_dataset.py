@@ -57,11 +57,12 @@ def window(
             np.full(len(rows), partition, dtype=np.int32),
             np.asarray(starts if starts is not None else offsets, dtype=np.int64),
             rows,
-            np.zeros(len(rows), dtype=np.int64),
+            1_000_000 + rows,
         ),
         num_shards=1,
         session=session,
         dictionaries=dictionaries,
+        oov=(rows * 5).astype(np.uint32),
     )
 
 
@@ -106,6 +107,17 @@ def test_the_ledger_gives_the_position_behind_each_batch_not_behind_what_was_rea
     assert record.position == Position({0: 8, 1: 0}, last_partition=0)
     assert (record.rows, record.dictionaries) == (4, DICTIONARIES)
     assert [(part.first_offset, part.last_offset) for part in record.ranges] == [(4, 7)]
+
+
+def test_the_ledger_keeps_labels_oov_fields_and_the_newest_timestamp_of_each_batch() -> None:
+    stream = dataset([window([0, 1, 2]), window([3, 4, 5, 6, 7])])
+    next(stream), next(stream)
+    first, second = stream.next_batch(), stream.next_batch()
+    assert first.labels.tolist() == second.labels.tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert first.oov.tolist() == [0, 5, 10, 15]
+    assert second.oov.tolist() == [20, 25, 30, 35]
+    assert (first.newest_timestamp, second.newest_timestamp) == (1_000_003, 1_000_007)
+    assert first.labels.base is None and first.oov.base is None, "a view keeps the window alive"
 
 
 def test_windows_of_another_session_are_dropped_and_counted() -> None:

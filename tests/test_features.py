@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS, parse_messages
+from src.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS, FIELD_SIZE, parse_messages
 from src.dictionaries import Dictionaries
 from src.features import (
     ColumnFunctions,
     assemble,
+    count_oov,
     look_up_categorical_column,
+    oov_bits,
     scale_dense_column,
 )
 
@@ -121,3 +123,22 @@ def test_no_rows_assemble_to_no_rows() -> None:
         np.empty((0, 13), np.float32), np.empty((0, 26), np.int32), np.arange(13, dtype=np.int32)
     )
     assert ids.shape == weights.shape == (0, 39)
+
+
+def test_each_categorical_field_out_of_vocabulary_has_its_own_bit_and_dense_ids_have_none() -> None:
+    oov_ids = np.arange(100, 126, dtype=np.int32)
+    ids = np.full((4, FIELD_SIZE), 7, dtype=np.int32)
+    ids[1, 13:] = oov_ids
+    ids[2, [13, 38]] = [100, 125]
+    ids[3, :13] = 100
+    ids[3, 14] = 100  # C2 holding the id that stands for another column's unknown values
+    bits = oov_bits(ids, oov_ids)
+    assert bits.dtype == np.uint32
+    assert bits.tolist() == [0, 2**26 - 1, 1 + 2**25, 0]
+    assert count_oov(bits).tolist() == [2, *[1] * 24, 2]
+
+
+def test_no_rows_have_no_fields_out_of_vocabulary() -> None:
+    bits = oov_bits(np.empty((0, FIELD_SIZE), np.int32), np.arange(26, dtype=np.int32))
+    assert bits.shape == (0,)
+    assert count_oov(bits).tolist() == [0] * 26

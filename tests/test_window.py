@@ -28,6 +28,7 @@ def numbered_window(rows: int, num_shards: int) -> Array:
         num_shards,
         session=2**40,
         dictionaries=2**64 - 1,
+        oov=number.astype(np.uint32) * 3,
     )
 
 
@@ -82,6 +83,7 @@ def test_every_shards_slice_is_its_stripe_with_the_provenance_of_all_shards(
         assert rows["weight"].tolist() == [[j / 2] * FIELD_SIZE for j in stream]
         assert rows["label"].tolist() == [j % 2 for j in stream]
         assert rows["timestamp"].tolist() == [j + 10**12 for j in stream]
+        assert rows["oov"].tolist() == [j * 3 for j in stream]
         # Any one rank's provenance, read row by row, is the stream.
         everything = np.arange(stripes * num_shards)
         assert rows["partition"].ravel().tolist() == (everything % 3).tolist()
