@@ -44,6 +44,7 @@ class TrainingProgress:
         step: Steps since the very first start, across restarts.
         position: The position behind the last step.
         dictionaries: Fingerprint of the dictionaries of the last batch.
+        batch: What the last batch was made of; None before this run's first step.
         steps_done: Steps of this run.
         rows_done: Rows of this run.
         first_losses: (wide, deep) of this run's first step.
@@ -53,6 +54,7 @@ class TrainingProgress:
     step: int
     position: Position
     dictionaries: int = 0
+    batch: BatchRecord | None = None
     steps_done: int = 0
     rows_done: int = 0
     first_losses: tuple[float, float] | None = None
@@ -131,6 +133,7 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
         progress.rows_done += record.rows
         progress.position = record.position
         progress.dictionaries = record.dictionaries
+        progress.batch = record
         self._audit.append(*(_audit_line(progress.step, rows) for rows in record.ranges))
 
 
@@ -198,6 +201,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         topic: The topic of the position.
         model: What the weights' shapes follow from.
         on_saved: Called with each unit once it is durable.
+        extra: Gives what else goes on with the weights, see ``CheckpointStore.save``.
     """
 
     def __init__(
@@ -209,6 +213,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         topic: str,
         model: Mapping[str, Any],
         on_saved: Callable[[Unit], None],
+        extra: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         super().__init__()
         self._store = store
@@ -218,6 +223,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         self._topic = topic
         self._model = model
         self._on_saved = on_saved
+        self._extra = extra
         self._saved_step = progress.step
 
     def on_train_step_end(self, run_context: Any) -> None:
@@ -241,6 +247,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
             self._topic,
             progress.dictionaries,
             self._model,
+            self._extra(),
         )
         self._saved_step = progress.step
         logger.info("checkpoint %s at position %s", unit.path, unit.position)

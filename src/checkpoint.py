@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Unit:
         dictionaries: Fingerprint of the dictionaries that made the ids.
         model: What the weights' shapes follow from.
         path: The .ckpt file.
+        extra: What else goes on with the weights, as JSON knows it; empty in older units.
     """
 
     step: int
@@ -54,6 +55,7 @@ class Unit:
     dictionaries: int
     model: Mapping[str, Any]
     path: Path
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def manifest_path(self) -> Path:
@@ -87,6 +89,7 @@ class CheckpointStore:
         topic: str,
         dictionaries: int,
         model: Mapping[str, Any],
+        extra: Mapping[str, Any] | None = None,
     ) -> Unit:
         """Writes a unit, durable on return, and removes the oldest beyond ``keep_max``.
 
@@ -100,12 +103,14 @@ class CheckpointStore:
             topic: The topic the position speaks of.
             dictionaries: Fingerprint of the dictionaries that made the ids.
             model: What the weights' shapes follow from, as JSON knows it.
+            extra: What else goes on with the weights, as JSON knows it; kept in the manifest.
 
         Raises:
             CheckpointError: It could not be written; the other units are untouched.
         """
         path = self._directory / f"{self._prefix}-1_{step}.ckpt"
-        unit = Unit(step, position, topic, dictionaries, _as_json(model), path)
+        fields = (_as_json(model), path, _as_json(extra or {}))
+        unit = Unit(step, position, topic, dictionaries, *fields)
         try:
             self._write(network, unit)
         except (OSError, RuntimeError) as error:
@@ -276,6 +281,15 @@ class CheckpointStore:
                 logger.warning("ignoring %s: it has no manifest beside it", path)
 
 
+def read_unit(path: Path) -> Unit:
+    """The unit of a .ckpt file with a manifest beside it; nothing is changed.
+
+    Raises:
+        CheckpointError: It is torn, damaged or of another format.
+    """
+    return _read_unit(path.with_suffix(".json"))
+
+
 def _remove_unit(manifest: Path) -> None:
     # The manifest goes first, so that no manifest is ever without its weights.
     manifest.unlink(missing_ok=True)
@@ -306,6 +320,7 @@ def _manifest(unit: Unit, written: Path) -> bytes:
         "topic": unit.topic,
         "dictionaries": f"{unit.dictionaries:016x}",
         "model": unit.model,
+        "extra": unit.extra,
         "checkpoint": unit.path.name,
         "bytes": written.stat().st_size,
         "crc32c": f"{_checksum(written):08x}",
@@ -345,6 +360,7 @@ def _read_unit(manifest: Path) -> Unit:
             int(fields["dictionaries"], 16),
             fields["model"],
             path,
+            fields.get("extra", {}),
         )
     except OSError as error:
         raise CheckpointError(f"{error.filename}: {error.strerror}") from None

@@ -49,6 +49,9 @@ class Config:
     idle_seconds: float
     loss_file_name: str
     audit_path: str
+    report_steps: int
+    metrics_path: str
+    metrics_window_rows: int
     ckpt_path: str
     ckpt_prefix: str
     save_checkpoint_steps: int
@@ -59,8 +62,9 @@ class Config:
 POSITIVE_KEYS = (
     *("batch_size", "vocab_size", "emb_dim"),
     *("save_checkpoint_steps", "keep_checkpoint_max", "reconnect_seconds"),
+    "metrics_window_rows",
 )
-NOT_NEGATIVE_KEYS = ("l2_coef", "max_steps", "idle_seconds", "seed")
+NOT_NEGATIVE_KEYS = ("l2_coef", "max_steps", "idle_seconds", "seed", "report_steps")
 MAX_SEED = 2**32 - 1  # NumPy, which MindSpore seeds too, takes no larger one
 
 # The first key of each group of flags in --help, in the order of Config.
@@ -69,6 +73,7 @@ GROUPS = {
     "bootstrap_servers": "Kafka",
     "batch_size": "model",
     "device_target": "training",
+    "report_steps": "watching",
     "ckpt_path": "checkpoints",
 }
 

@@ -182,6 +182,15 @@ class RowSource:
             return False
         return True
 
+    def try_ends(self) -> Optional[dict[int, int]]:
+        """Where each partition ends by now; None where nobody answers within a second."""
+        try:
+            found = self._consumer.end_offsets(list(self._handles.values()), timeout_ms=1_000)
+        except KafkaError as error:
+            logger.debug("the ends of %s are not known: %s", self._topic, error)
+            return None
+        return {handle.partition: int(offset) for handle, offset in found.items()}
+
     def _commit_once(self, commit: Commit) -> None:
         metadata = commit.metadata()
         offsets = {

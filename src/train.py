@@ -37,6 +37,7 @@ from src.config import Config
 from src.dataset import DatasetError, StreamingDataset
 from src.kafka_source import RowSource
 from src.position import Commit, Position
+from src.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer, restored_metrics
 from src.stop import StopFlag
 from src.wide_and_deep import (
     ModelConfig,
@@ -137,7 +138,7 @@ class Trainer:
             position = self._begin_session(source, unit)
             network = self._build(unit)
             self._dataset = self._open_stream(receiver, position, unit)
-            self._train(network, source, TrainingProgress(unit.step if unit else 0, position))
+            self._train(network, source, position, unit)
 
     def _attach_first(self) -> Optional[WindowReceiver]:
         """Waits for the consumer for as long as it takes."""
@@ -222,9 +223,14 @@ class Trainer:
             unit.dictionaries if unit else None,
         )
 
-    def _train(self, network: TrainStepWrap, source: RowSource, progress: TrainingProgress) -> None:
+    def _train(
+        self, network: TrainStepWrap, source: RowSource, position: Position, unit: Optional[Unit]
+    ) -> None:
         config, stream = self._config, self._dataset
         assert stream is not None
+        progress = TrainingProgress(unit.step if unit else 0, position)
+        timer = StepTimer()
+        metrics = self._metrics_callback(progress, timer, source, unit)
         checkpoint = StreamCheckpoint(
             store=self._store,
             network=network,
@@ -233,12 +239,15 @@ class Trainer:
             topic=config.topic,
             model=model_shape(config),
             on_saved=lambda unit: self._commit(source, unit),
+            extra=metrics.state,
         )
         callbacks = [
             ms.TimeMonitor(1),
             LedgerCallBack(progress, stream, config.audit_path),
             LossCallBack(progress, config.loss_file_name),
+            metrics,
             checkpoint,
+            timer,
             StopCallBack(progress, self._flag, config.max_steps),
         ]
         began = time.monotonic()
@@ -248,6 +257,24 @@ class Trainer:
             if progress.steps_done:
                 report(progress, stream, time.monotonic() - began)
         checkpoint.save_now()
+
+    def _metrics_callback(
+        self,
+        progress: TrainingProgress,
+        timer: StepTimer,
+        source: RowSource,
+        unit: Optional[Unit],
+    ) -> MetricsCallBack:
+        config = self._config
+        return MetricsCallBack(
+            progress=progress,
+            metrics=restored_metrics(unit, config.metrics_window_rows),
+            timer=timer,
+            lag=LagProbe(source.try_ends),
+            report_steps=config.report_steps,
+            output=JsonLines(config.metrics_path),
+            session=self._session,
+        )
 
     def _online_train(
         self, network: TrainStepWrap, stream: StreamingDataset, callbacks: list[ms.Callback]

@@ -12,6 +12,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 import pytest
+from crc32c import crc32c
 from mindspore import nn
 
 from src import checkpoint
@@ -91,6 +92,30 @@ def test_unit_comes_back_as_it_was_saved(store: CheckpointStore, network: nn.Cel
     assert saved.position == POSITION
     assert (saved.step, saved.topic, saved.dictionaries) == (100, TOPIC, DICTIONARIES)
     assert saved.model == MODEL
+
+
+def test_what_goes_with_the_weights_comes_back_under_the_manifests_checksum(
+    store: CheckpointStore, network: nn.Cell
+) -> None:
+    unit = save(store, 3, network, extra={"metrics": "QUJD" * 100_000, "more": [1, None]})
+    found = store.newest()
+    assert found is not None and found.extra == unit.extra
+    assert found.extra["more"] == [1, None]
+    text = unit.manifest_path.read_text()
+    damage(unit.manifest_path, text.replace("QUJD", "QUJE", 1).encode())
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+        store.newest()
+
+
+def test_a_unit_from_before_there_was_more_than_weights_is_still_read(
+    store: CheckpointStore, network: nn.Cell
+) -> None:
+    unit = save(store, 3, network)
+    fields = json.loads(unit.manifest_path.read_bytes())
+    del fields["extra"], fields["manifest_crc32c"]
+    fields["manifest_crc32c"] = f"{crc32c(json.dumps(fields, sort_keys=True).encode()):08x}"
+    damage(unit.manifest_path, json.dumps(fields).encode())
+    assert store.newest() == unit
 
 
 def test_training_goes_on_from_a_restored_unit_bit_by_bit(store: CheckpointStore) -> None:

@@ -274,3 +274,12 @@ def test_an_offset_that_is_out_of_range_ends_a_poll_at_once(broker: Broker) -> N
     broker.poll_error = OffsetOutOfRangeError("0:5")
     with pytest.raises(SourceError, match="reading rows: .*OffsetOutOfRange"):
         rows.poll(0.01)
+
+
+def test_the_ends_are_asked_for_once_and_a_broker_that_is_away_raises_nothing(
+    broker: Broker,
+) -> None:
+    rows = source(reconnect_seconds=60)
+    assert rows.try_ends() == {0: 6, 1: 3}
+    broker.away = True
+    assert rows.try_ends() is None
