@@ -54,13 +54,13 @@ def test_other_outputs_than_those_of_the_evaluation_network_are_refused() -> Non
 
 def test_model_eval_gives_the_auc_of_the_evaluation_network() -> None:
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    small = dataclasses.replace(DOCUMENTED_CONFIG, batch_size=2000, vocab_size=300, emb_dim=4)
+    small = dataclasses.replace(DOCUMENTED_CONFIG, batch_size=2048, vocab_size=300, emb_dim=4)
     # Uniform weights are large enough for scores that float32 tells apart.
     config = dataclasses.replace(small, deep_layer_dim=(8,), emb_init="uniform")
     network = PredictWithSigmoid(WideDeepModel(config))
     network.set_train(False)
     rows = [tensor.asnumpy() for tensor in random_batch(config, np.random.default_rng(3))]
-    dataset = NumpySlicesDataset(tuple(rows), ["id", "weight", "label"], shuffle=False).batch(500)
+    dataset = NumpySlicesDataset(tuple(rows), ["id", "weight", "label"], shuffle=False).batch(512)
     model = ms.Model(network, eval_network=network, metrics={"auc": AUCMetric()})
     found = model.eval(dataset, dataset_sink_mode=False)["auc"]
     probability = network(*(Tensor(values) for values in rows))[1].asnumpy()

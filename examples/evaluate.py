@@ -1,0 +1,290 @@
+"""Scores the rows of a Criteo file with a checkpoint, without training on them.
+
+    python examples/evaluate.py --ckpt ./ckpt --data day_1.tsv
+
+It prints AUC, log loss, normalised entropy and calibration of all rows, and how much of each
+categorical column the dictionaries do not know. The features are made by the consumer's own code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Optional
+
+if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import mindspore as ms
+import numpy as np
+from tqdm import tqdm
+
+from src.arrays import Array
+from src.checkpoint import CheckpointError, Unit, read_unit
+from src.config import load_config
+from src.consume import FeatureBuilder
+from src.criteo import (
+    CATEGORICAL_COLUMNS,
+    CATEGORICAL_SIZE,
+    FIELD_SIZE,
+    BadRow,
+    is_header,
+    parse_messages,
+)
+from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
+from src.exit_repair import keep_modules_until_exit
+from src.features import count_oov
+from src.logs import configure_logging
+from src.metrics import ProgressiveMetrics, Scores
+from src.wide_and_deep import ModelConfig, WideDeepModel
+
+logger = logging.getLogger("evaluate")
+
+# A multiple of 16: with MindSpore 2.0.0 on the CPU the rows left over beyond the last 16 lose the
+# output layer's bias (its fused MatMul and BiasAdd).
+BATCH_ROWS = 4096
+NAMED_BAD_ROWS = 10
+LAYER = re.compile(r"deep\.(\d+)\.weight")
+
+
+class EvaluationError(RuntimeError):
+    """The file can't be scored with the checkpoint; one line says why."""
+
+
+@dataclass
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        metrics: The scores of the good rows.
+        oov: int64[26], rows out of vocabulary by column, the missing ones among them.
+        missing: int64[26], rows without a value by column.
+        bad_rows: Lines that are no rows.
+    """
+
+    metrics: ProgressiveMetrics = field(default_factory=lambda: ProgressiveMetrics(1))
+    oov: Array = field(default_factory=lambda: np.zeros(CATEGORICAL_SIZE, dtype=np.int64))
+    missing: Array = field(default_factory=lambda: np.zeros(CATEGORICAL_SIZE, dtype=np.int64))
+    bad_rows: int = 0
+
+    def scores(self) -> Scores:
+        """The scores of all good rows."""
+        return self.metrics.life().scores()
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flag = parser.add_argument
+    flag("--ckpt", type=Path, required=True, help="a .ckpt file, or a folder: its newest valid one")
+    flag("--data", type=Path, required=True, help="a Criteo file, label first, no header")
+    flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
+    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each")
+    flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    flag("--skip_rows", type=int, default=0, help="rows at the beginning to leave out (0)")
+    flag("--rows", type=int, help="the most rows to score; all unless given")
+    flag(
+        "--ckpt_prefix",
+        default=load_config([]).ckpt_prefix,
+        help="how the names of the checkpoints in a folder begin (%(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+def load_model(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> WideDeepModel:
+    """The model of a checkpoint; its shape is that of the weights.
+
+    Args:
+        ckpt: A .ckpt file, with its manifest beside it or without, or a folder of units.
+        prefix: How the names of the units in a folder begin.
+        dictionaries: What the rows' ids will be made with.
+
+    Raises:
+        EvaluationError, CheckpointError: There is none, or it is of other dictionaries.
+    """
+    unit = _find_unit(ckpt, prefix)
+    path = unit.path if unit is not None else ckpt
+    try:
+        saved = ms.load_checkpoint(str(path))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+    if unit is not None and unit.dictionaries != dictionaries.fingerprint:
+        raise EvaluationError(
+            f"{path} was trained with dictionaries of fingerprint {unit.dictionaries:016x}, "
+            f"these have {dictionaries.fingerprint:016x}"
+        )
+    model = WideDeepModel(_config_of(path, saved, unit.model if unit is not None else {}))
+    if dictionaries.vocab_size_needed > model.config.vocab_size:
+        raise EvaluationError(
+            f"the dictionaries need {dictionaries.vocab_size_needed} ids, "
+            f"{path} has {model.config.vocab_size}"
+        )
+    model.set_train(False)
+    for parameter in model.get_parameters():
+        parameter.set_data(saved[parameter.name].data)
+    logger.info("model of %s", path)
+    return model
+
+
+def _find_unit(ckpt: Path, prefix: str) -> Optional[Unit]:
+    """The unit meant; None for a .ckpt file without a manifest."""
+    if ckpt.is_dir():
+        return _newest_unit(ckpt, prefix)
+    if not ckpt.is_file():
+        raise EvaluationError(f"{ckpt}: there is no such file")
+    if not ckpt.with_suffix(".json").exists():
+        logger.warning("%s has no manifest beside it: not checked, activation relu assumed", ckpt)
+        return None
+    return read_unit(ckpt)
+
+
+def _newest_unit(folder: Path, prefix: str) -> Unit:
+    """The newest valid unit; unlike the store's own it leaves a running trainer's files alone."""
+    name = re.compile(re.escape(prefix) + r"-1_(\d+)\.json")
+    steps = {path: name.fullmatch(path.name) for path in folder.iterdir()}
+    manifests = sorted((int(match[1]), path) for path, match in steps.items() if match)
+    for _, manifest in reversed(manifests):
+        try:
+            return read_unit(manifest)
+        except CheckpointError as error:
+            logger.warning("%s: using the checkpoint before it", error)
+    raise EvaluationError(f"there is no valid checkpoint {prefix}-1_... in {folder}")
+
+
+def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -> ModelConfig:
+    try:
+        vocab_size, emb_dim = saved["embedding_table"].shape
+        layers = sorted(int(match[1]) for match in map(LAYER.fullmatch, saved) if match)
+        widths = [saved[f"deep.{layer}.weight"].shape[0] for layer in layers]
+    except KeyError as error:
+        raise EvaluationError(f"{path} is no Wide&Deep checkpoint: it lacks {error}") from None
+    return ModelConfig(
+        batch_size=BATCH_ROWS,
+        field_size=FIELD_SIZE,
+        vocab_size=vocab_size,
+        emb_dim=emb_dim,
+        deep_layer_dim=widths[:-1],
+        deep_layer_act=str(model.get("deep_layer_act", "relu")),
+        emb_init="zeros",
+        weight_bias_init="zeros",
+        l2_coef=0.0,
+        keep_prob=1.0,
+        dropout_flag=False,
+        use_mixed_precision=False,
+        sparse=False,
+    )
+
+
+# --- the rows ------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: WideDeepModel, features: FeatureBuilder, data: Path, skip: int, limit: Optional[int]
+) -> Evaluation:
+    """Scores the rows of a file.
+
+    Args:
+        model: Scores them.
+        features: Makes ids and weights of them.
+        data: The file.
+        skip: Lines at its beginning to leave out.
+        limit: The most lines to read, None for all.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    found = Evaluation()
+    with tqdm(desc="scored", unit=" rows", disable=None) as progress:
+        for first_line, lines in _blocks(data, skip, limit):
+            parsed = parse_messages(lines)
+            _name_bad_rows(parsed.bad, first_line, found.bad_rows)
+            found.bad_rows += len(parsed.bad)
+            if len(parsed.label):
+                ids, weights = features.build(parsed)
+                found.metrics.add(_logits(model, ids, weights), parsed.label)
+                found.oov += count_oov(features.oov(ids))
+                found.missing += parsed.categorical.isna().to_numpy().sum(axis=0)
+            progress.update(len(lines))
+    return found
+
+
+def _blocks(data: Path, skip: int, limit: Optional[int]) -> Iterator[tuple[int, list[bytes]]]:
+    """(number of the first line, lines without their ends), a batch at a time."""
+    with open(data, "rb") as file:
+        lines = islice(file, skip, None if limit is None else skip + limit)
+        first_line = skip + 1
+        while block := [line.rstrip(b"\r\n") for line in islice(lines, BATCH_ROWS)]:
+            if first_line == 1 and is_header(block[0]):
+                raise EvaluationError(f"{data}: the first line is a header, none is wanted")
+            yield first_line, block
+            first_line += len(block)
+
+
+def _name_bad_rows(bad: Sequence[BadRow], first_line: int, before: int) -> None:
+    for row in bad[: max(NAMED_BAD_ROWS - before, 0)]:
+        line = first_line + row.index
+        logger.warning("bad row: line %d, %s: %s", line, row.column, row.reason)
+
+
+def _logits(model: WideDeepModel, ids: Array, weights: Array) -> Array:
+    """float32[rows, 1]; short batches are filled up, for a graph is compiled for each shape."""
+    missing = ((0, BATCH_ROWS - len(ids)), (0, 0))
+    logit = model(*(ms.Tensor(np.pad(values, missing)) for values in (ids, weights)))
+    found: Array = logit.asnumpy()[: len(ids)]
+    return found
+
+
+def describe(found: Evaluation) -> str:
+    """The result as a text of several lines."""
+    scores = found.scores()
+    rows = max(scores.rows, 1)
+    lines = [f"rows                {scores.rows}", f"bad rows            {found.bad_rows}"]
+    for name, value in (
+        ("click rate", scores.clicks / rows),
+        ("AUC", scores.auc),
+        ("log loss", scores.log_loss),
+        ("normalised entropy", scores.normalised_entropy),
+        ("calibration", scores.calibration),
+        ("out of vocabulary", found.oov.mean() / rows),
+    ):
+        lines.append(f"{name:<20}{'?' if value is None else f'{value:.6f}'}")
+    lines.append("column  out of vocabulary  of these missing")
+    for column, oov, missing in zip(CATEGORICAL_COLUMNS, found.oov, found.missing):
+        lines.append(f"{column:<6}{oov / rows:>18.4f}{missing / rows:>19.4f}")
+    return "\n".join(lines)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Scores a file; returns 0, or 1 after an error, which is logged."""
+    arguments = parse_args(argv)
+    configure_logging()
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    try:
+        dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)
+        model = load_model(arguments.ckpt, arguments.ckpt_prefix, dictionaries)
+        found = evaluate(
+            *(model, FeatureBuilder(dictionaries), arguments.data),
+            *(arguments.skip_rows, arguments.rows),
+        )
+    except (EvaluationError, CheckpointError, DictionaryError, OSError) as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        keep_modules_until_exit()
+    print(describe(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
