@@ -291,8 +291,9 @@ def _auc(counts: Array, clicks: int, non_clicks: int) -> Optional[float]:
     """Area under the ROC curve from counts[2, bins] of non-clicks and clicks."""
     if not clicks or not non_clicks:
         return None
-    share_below = (np.cumsum(counts[0]) - counts[0] / 2) / non_clicks
-    return float(share_below @ counts[1]) / clicks
+    place = np.flatnonzero(counts[1])
+    below = np.cumsum(counts[0])[place] - counts[0][place] / 2
+    return float(below @ counts[1][place].astype(np.float64)) / non_clicks / clicks
 
 
 def _entropy(clicks: int, rows: int) -> Optional[float]:
