@@ -41,6 +41,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser,
         *("address", "namespace", "dataset_name"),
         *("bootstrap_servers", "topic", "group_id", "reconnect_seconds"),
+        *("metrics_port", "metrics_host"),
     )
     arguments = parser.parse_args(argv)
     for name in ("num_shards", "window_size", "window_seconds", "max_queue_size"):

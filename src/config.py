@@ -52,6 +52,8 @@ class Config:
     report_steps: int
     metrics_path: str
     metrics_window_rows: int
+    metrics_port: int
+    metrics_host: str
     ckpt_path: str
     ckpt_prefix: str
     save_checkpoint_steps: int
@@ -64,7 +66,7 @@ POSITIVE_KEYS = (
     *("save_checkpoint_steps", "keep_checkpoint_max", "reconnect_seconds"),
     "metrics_window_rows",
 )
-NOT_NEGATIVE_KEYS = ("l2_coef", "max_steps", "idle_seconds", "seed", "report_steps")
+NOT_NEGATIVE_KEYS = ("l2_coef", "max_steps", "idle_seconds", "seed", "report_steps", "metrics_port")
 MAX_SEED = 2**32 - 1  # NumPy, which MindSpore seeds too, takes no larger one
 
 # The first key of each group of flags in --help, in the order of Config.

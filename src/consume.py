@@ -262,6 +262,7 @@ def consume(
     first: Commit,
     flag: StopFlag,
     counts: ConsumerCounts,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs until the flag is set.
 
@@ -289,6 +290,7 @@ def consume(
             counts.windows += 1
             counts.rows += len(window)
             logger.debug("window %d: %d rows", counts.windows, len(window))
+        look()
         if time.monotonic() - status_at >= STATUS_SECONDS:
             status_at = time.monotonic()
             logger.info("%s, %d rows waiting", describe(counts), source.waiting())

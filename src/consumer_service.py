@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+from typing import Optional
+
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from src.channel import ChannelError, WindowSender, finalize
 from src.consume import (
@@ -15,6 +18,7 @@ from src.consume import (
     starting_commit,
 )
 from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
+from src.exposition import ConsumerNumbers, ExpositionError, serving
 from src.kafka_source import RowSource, SourceError
 from src.stop import StopFlag
 from src.window import ClosingRule
@@ -43,7 +47,7 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
             flag.is_set,
         ) as source:
             _serve(arguments, dictionaries, source, flag, counts)
-    except (DictionaryError, SourceError, ChannelError, ValueError) as error:
+    except (DictionaryError, SourceError, ChannelError, ExpositionError, ValueError) as error:
         logger.error("%s", error)
         return 1
     finally:
@@ -77,6 +81,20 @@ def _serve(
             counts,
         )
         rule = ClosingRule(arguments.window_size, arguments.num_shards, arguments.window_seconds)
-        consume(source, sender, assembler, rule, first, flag, counts)
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        numbers = ConsumerNumbers(registry, counts, source.lag, lambda: _depth(sender))
+        look = numbers.look if arguments.metrics_port else lambda: None
+        with serving(registry, arguments.metrics_port, arguments.metrics_host):
+            consume(source, sender, assembler, rule, first, flag, counts, look)
     finally:
         sender.close()
+
+
+def _depth(sender: WindowSender) -> Optional[list[int]]:
+    """Windows waiting by shard; a channel that does not say is noticed at the next window."""
+    try:
+        return sender.depth()
+    except ChannelError as error:
+        logger.debug("the channel's depth is not known: %s", error)
+        return None

@@ -23,6 +23,7 @@ from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from src.arrays import Array
+from src.exposition import PartitionLag
 from src.position import Commit, Position
 
 logger = logging.getLogger(__name__)
@@ -263,6 +264,19 @@ class RowSource:
     def waiting(self) -> int:
         """How many messages are held."""
         return sum(map(len, self._queues.values()))
+
+    def lag(self) -> dict[int, PartitionLag]:
+        """How far each partition is behind, from what the broker said with the last rows."""
+        lags = {}
+        for number, queue in self._queues.items():
+            handle = self._handles[number]
+            end = max(self._consumer.highwater(handle) or 0, self._least_end.get(number, 0))
+            next_offset = queue.offsets[0] if queue.offsets else None
+            if next_offset is None:
+                next_offset = self._consumer.position(handle, timeout_ms=1_000) or 0
+            oldest = time.time() - queue.timestamps[0] / 1000 if queue.timestamps else 0.0
+            lags[number] = PartitionLag(max(end - next_offset, 0), max(oldest, 0.0))
+        return lags
 
     def held(self, limit_per_partition: int) -> list[HeldRows]:
         """The first messages held of each partition, in partition order; they stay held."""

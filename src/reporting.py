@@ -21,6 +21,7 @@ from src.arrays import Array
 from src.callbacks import OutputError, TrainingProgress
 from src.checkpoint import Unit
 from src.criteo import CATEGORICAL_SIZE
+from src.exposition import TrainerNumbers
 from src.features import count_oov
 from src.metrics import ProgressiveMetrics, Scores, decode_state, encode_state
 from src.position import Position
@@ -246,7 +247,7 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         report_steps: Steps between two reports; 0 for none.
         output: Takes the reports as JSON lines.
         session: The trainer's session.
-        on_report: Called with each report.
+        numbers: Are told each step and each report.
     """
 
     def __init__(
@@ -258,7 +259,7 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         report_steps: int,
         output: JsonLines,
         session: int,
-        on_report: Callable[[Report], None] = lambda report: None,
+        numbers: Optional[TrainerNumbers] = None,
     ) -> None:
         super().__init__()
         self._progress = progress
@@ -268,10 +269,10 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         self._report_steps = report_steps
         self._output = output
         self._session = session
-        self._on_report = on_report
+        self._numbers = numbers
         self._sum = _Interval()
         self._since: Optional[tuple[float, int]] = None
-        self.last_report: Optional[Report] = None
+        self._closed = False
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -280,6 +281,9 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         """Reports on the last steps; MindSpore does so when training ends in whatever way."""
         self.report_now()
         self._output.close()
+        if not self._closed:
+            self._closed = True
+            logger.info("%s", all_rows_line(self.scores()))
 
     def on_train_step_end(self, run_context: Any) -> None:
         """Counts the step, and reports when it is time."""
@@ -293,11 +297,14 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         interval.oov += count_oov(batch.oov)
         interval.wide_loss += losses[0]
         interval.deep_loss += losses[1]
+        step_seconds = time.perf_counter() - self._timer.began
+        if self._numbers is not None:
+            self._numbers.on_step(len(batch.labels), step_seconds, self._timer.waited)
         if self._since is None:  # the first step compiles: it says nothing about the speed
             self._since = (time.monotonic(), self._progress.rows_done)
         else:
             interval.timed_steps += 1
-            interval.step_seconds += time.perf_counter() - self._timer.began
+            interval.step_seconds += step_seconds
             interval.wait_seconds += self._timer.waited
         if self._report_steps and self._progress.step % self._report_steps == 0:
             self.report_now()
@@ -309,10 +316,14 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         report = self._make_report()
         self._sum = _Interval()
         self._since = (time.monotonic(), self._progress.rows_done)
-        self.last_report = report
         logger.info("%s", report.line())
         self._output.append(report.to_json())
-        self._on_report(report)
+        if self._numbers is not None:
+            self._numbers.on_report(report)
+
+    def scores(self) -> Scores:
+        """The scores of all rows since the model's first step."""
+        return self._metrics.life().scores()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, for ``restored_metrics``."""
@@ -348,6 +359,15 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         seconds = time.monotonic() - self._since[0]
         rows = self._progress.rows_done - self._since[1]
         return rows / seconds if rows and seconds > 0 else None
+
+
+def all_rows_line(scores: Scores) -> str:
+    """The last words of a trainer: how well it has scored all rows before it trained on them."""
+    return (
+        f"all {scores.rows} rows: AUC {_shown(scores.auc, '{:.4f}')}, "
+        f"log loss {_shown(scores.log_loss, '{:.4f}')}, "
+        f"calibration {_shown(scores.calibration, '{:.3f}')}"
+    )
 
 
 def restored_metrics(unit: Optional[Unit], window_rows: int) -> ProgressiveMetrics:

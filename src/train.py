@@ -21,6 +21,7 @@ from mindspore import context
 from mindspore.dataset import GeneratorDataset
 from mindspore.dataset import config as dataset_config
 from mindspore_rec import RecModel
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from src.callbacks import (
     LedgerCallBack,
@@ -35,6 +36,7 @@ from src.channel import WindowReceiver, attach, finalize
 from src.checkpoint import CheckpointStore, Unit
 from src.config import Config
 from src.dataset import DatasetError, StreamingDataset
+from src.exposition import TrainerNumbers, serving
 from src.kafka_source import RowSource
 from src.position import Commit, Position
 from src.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer, restored_metrics
@@ -111,14 +113,21 @@ class Trainer:
         )
         self._session = secrets.randbits(62) + 1
         self._dataset: Optional[StreamingDataset] = None
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._numbers = TrainerNumbers(self._registry)
 
     def run(self) -> None:
         """Trains until the flag is set; leaves a last checkpoint.
 
         Raises:
             TrainError, CheckpointError, ChannelError, SourceError, DatasetError, GapError,
-            NonFiniteLoss: One line says what went wrong.
+            NonFiniteLoss, ExpositionError: One line says what went wrong.
         """
+        with serving(self._registry, self._config.metrics_port, self._config.metrics_host):
+            self._run()
+
+    def _run(self) -> None:
         config = self._config
         if config.fresh:
             self._store.set_aside()
@@ -195,6 +204,7 @@ class Trainer:
 
     def _commit(self, source: RowSource, unit: Unit) -> None:
         """Tells the group how far a durable checkpoint has come; a later one makes up for it."""
+        self._numbers.on_saved(unit.position.offsets)
         source.try_commit(Commit(unit.position, self._session))
 
     def _build(self, unit: Optional[Unit]) -> TrainStepWrap:
@@ -274,6 +284,7 @@ class Trainer:
             report_steps=config.report_steps,
             output=JsonLines(config.metrics_path),
             session=self._session,
+            numbers=self._numbers,
         )
 
     def _online_train(

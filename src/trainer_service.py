@@ -12,6 +12,7 @@ from src.checkpoint import CheckpointError
 from src.config import Config
 from src.dataset import DatasetError
 from src.exit_repair import keep_modules_until_exit
+from src.exposition import ExpositionError
 from src.kafka_source import SourceError
 from src.position import GapError
 from src.stop import StopFlag
@@ -23,6 +24,7 @@ EXPECTED_ERRORS = (
     ChannelError,
     CheckpointError,
     DatasetError,
+    ExpositionError,
     GapError,
     NonFiniteLoss,
     OutputError,

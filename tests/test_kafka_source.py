@@ -283,3 +283,18 @@ def test_the_ends_are_asked_for_once_and_a_broker_that_is_away_raises_nothing(
     assert rows.try_ends() == {0: 6, 1: 3}
     broker.away = True
     assert rows.try_ends() is None
+
+
+def test_the_lag_of_a_partition_counts_what_is_held_and_what_is_not_fetched_yet(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = source()
+    rows.seek(Position({0: 2, 1: 3}))
+    rows.poll(0.01)
+    monkeypatch.setattr("src.kafka_source.time.time", lambda: 10.0)
+    lag = rows.lag()
+    assert (lag[0].rows, lag[1].rows) == (4, 0)
+    assert lag[0].seconds == pytest.approx(10.0 - 0.102)  # sent at 102 ms
+    assert lag[1].seconds == 0.0
+    rows.drop(0, 1)
+    assert rows.lag()[0].rows == 3

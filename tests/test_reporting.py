@@ -19,6 +19,7 @@ from mindspore.dataset import GeneratorDataset
 from mindspore_rec import RecModel
 from sklearn.metrics import log_loss, roc_auc_score
 
+from examples.quickstart import SCORED
 from src.arrays import Array
 from src.callbacks import (
     LedgerCallBack,
@@ -222,6 +223,20 @@ def test_end_of_training_reports_the_steps_since_the_last_report_once(tmp_path: 
     metrics.close()
     metrics.close()
     assert [line["step"] for line in lines_of(path)] == [4, 6]
+
+
+def test_last_words_are_the_scores_of_all_rows_and_are_the_quickstarts_last_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, progress = ScoredRows(6), TrainingProgress(0, START)
+    metrics = reporter(progress, tmp_path / "metrics.jsonl")
+    with caplog.at_level(logging.INFO, "src.reporting"):
+        step_by_step(rows, range(6), progress, LedgerCallBack(progress, rows, ""), metrics)
+        metrics.close()
+        metrics.close()
+    scores = metrics.scores()
+    (found,) = [match for match in map(SCORED.search, caplog.messages) if match]
+    assert found[1] == f"AUC {scores.auc:.4f}, log loss {scores.log_loss:.4f}"
 
 
 def test_a_unit_without_metrics_starts_them_anew_and_a_broken_one_says_so(
