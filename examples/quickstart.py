@@ -78,6 +78,7 @@ MET = re.compile(r"trainer session \d+: back to")
 PRODUCED = re.compile(r"produced (\d+) rows")
 CONSUMED = re.compile(r"consumed (\d+) windows, \d+ rows, (\d+) bad rows")
 TRAINED = re.compile(r"trained (\d+) steps, (\d+) rows")
+SCORED = re.compile(r"all \d+ rows: (AUC \S+, log loss [\d.?]+)")
 SAVED = re.compile(r"checkpoint (.+) at position")
 
 
@@ -524,14 +525,15 @@ class Demo:
     def _sum_up(self, producer: Script, consumer: Script, trainer: Script) -> str:
         produced, consumed = producer.found(PRODUCED), consumer.found(CONSUMED)
         trained, saved = trainer.found(TRAINED), trainer.found(SAVED)
-        if not (produced and consumed and trained and saved and self._lines.steps):
+        scored = trainer.found(SCORED)
+        if not (produced and consumed and trained and saved and scored and self._lines.steps):
             raise DemoError(f"nothing was trained; {trainer.log_path} may say why")
         bad = f" and {consumed[2]} bad rows" if consumed[2] != "0" else ""
         return (
             f"produced {produced[1]} rows, consumed {consumed[1]} windows{bad}, "
             f"trained {trained[2]} rows in {trained[1]} steps "
             f"at {self._lines.rows_per_second(self._plan.config.batch_size):.0f} rows/s; "
-            f"{self._lines.sum_up()}; checkpoint {saved[1]}"
+            f"{self._lines.sum_up()}; progressive {scored[1]}; checkpoint {saved[1]}"
         )
 
 

@@ -31,6 +31,7 @@ SUMMARY = re.compile(
     r"trained (?P<trained>\d+) rows in (?P<steps>\d+) steps at [1-9]\d* rows/s; "
     r"wide_loss (?P<first>[\d.]+) -> (?P<last>[\d.]+) \(mean of 10: [\d.]+ -> [\d.]+\), "
     r"deep_loss [\d.]+ -> [\d.]+ \(mean of 10: [\d.]+ -> [\d.]+\); "
+    r"progressive AUC 0\.\d{4}, log loss 0\.\d{4}; "
     r"checkpoint (?P<checkpoint>ckpt/widedeep_train-1_\d+\.ckpt)"
 )
 STARTED = ("consumer.py", "online_train.py", "producer.py", "kafka.Kafka")

@@ -54,7 +54,10 @@ BLOCKS: list[list[str]] = [
 ]
 COMMANDS = [command for block in BLOCKS for command in block]
 IN_EVERY_TERMINAL = ("source .venv/bin/activate", "export MASTER_HOST_IP=127.0.0.1")
-NOT_LINKED = ("ckpt", "loss.log", "output", "all_val", "cat2id", "day_0", ".git", ".pytest_cache")
+NOT_LINKED = (
+    *("ckpt", "loss.log", "metrics.jsonl", "output", "all_val", "cat2id", "day_0"),
+    *(".git", ".pytest_cache"),
+)
 NAMES_A_BROKER = (
     "kafka_client.py",
     "producer.py",
