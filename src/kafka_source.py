@@ -271,9 +271,10 @@ class RowSource:
         for number, queue in self._queues.items():
             handle = self._handles[number]
             end = max(self._consumer.highwater(handle) or 0, self._least_end.get(number, 0))
-            next_offset = queue.offsets[0] if queue.offsets else None
-            if next_offset is None:
-                next_offset = self._consumer.position(handle, timeout_ms=1_000) or 0
+            if queue.offsets:
+                next_offset = queue.offsets[0]
+            else:  # all that was fetched has been taken
+                next_offset = self._consumer.position(handle, timeout_ms=1_000) or end
             oldest = time.time() - queue.timestamps[0] / 1000 if queue.timestamps else 0.0
             lags[number] = PartitionLag(max(end - next_offset, 0), max(oldest, 0.0))
         return lags
