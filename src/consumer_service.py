@@ -41,6 +41,7 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
             arguments.group_id,
             arguments.reconnect_seconds,
             flag.is_set,
+            arguments.allow_loss,
         ) as source:
             _serve(arguments, dictionaries, source, flag, counts)
     except (DictionaryError, SourceError, ChannelError, ValueError) as error:
@@ -59,7 +60,7 @@ def _serve(
     flag: StopFlag,
     counts: ConsumerCounts,
 ) -> None:
-    first = starting_commit(source, arguments.start, arguments.allow_loss)
+    first = starting_commit(source, arguments.start)
     sender = WindowSender(
         arguments.address,
         arguments.namespace,
