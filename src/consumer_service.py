@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
+from typing import Optional
 
-from src.channel import ChannelError, WindowSender, finalize
+from src.channel import ChannelError, PacedLog, WindowSender, finalize, open_channel
 from src.consume import (
     ConsumerCounts,
     FeatureBuilder,
@@ -60,24 +62,49 @@ def _serve(
     flag: StopFlag,
     counts: ConsumerCounts,
 ) -> None:
+    """Reads and sends; a channel that is lost with its engine is made anew."""
+    assembler = WindowAssembler(
+        source,
+        FeatureBuilder(dictionaries),
+        dictionaries.fingerprint,
+        arguments.num_shards,
+        arguments.value_format,
+        counts,
+    )
     first = starting_commit(source, arguments.start)
-    sender = WindowSender(
+    while not flag.is_set():
+        sender = _open_channel(arguments, flag)
+        if sender is None:
+            return
+        rule = ClosingRule(arguments.window_size, arguments.num_shards, arguments.window_seconds)
+        try:
+            consume(source, sender, assembler, rule, first, flag, counts)
+        except ChannelError as error:
+            # What the queues held is gone: the trainer skips what it got, and misses nothing.
+            logger.warning("the channel is gone (%s): sending again what is not committed", error)
+            first = source.committed() or first
+        finally:
+            sender.close()
+
+
+def _open_channel(arguments: argparse.Namespace, flag: StopFlag) -> Optional[WindowSender]:
+    """Waits for the engine for reconnect_seconds; None when told to stop meanwhile.
+
+    Raises:
+        ChannelError: The engine stayed away, or another consumer has the channel.
+    """
+    give_up_at = time.monotonic() + arguments.reconnect_seconds
+    sender = open_channel(
         arguments.address,
         arguments.namespace,
         arguments.dataset_name,
         arguments.num_shards,
         arguments.max_queue_size,
+        lambda: flag.is_set() or time.monotonic() >= give_up_at,
+        PacedLog(logger.warning),
     )
-    try:
-        assembler = WindowAssembler(
-            source,
-            FeatureBuilder(dictionaries),
-            dictionaries.fingerprint,
-            arguments.num_shards,
-            arguments.value_format,
-            counts,
+    if sender is None and not flag.is_set():
+        raise ChannelError(
+            f"no engine at {arguments.address} within {arguments.reconnect_seconds:g} s"
         )
-        rule = ClosingRule(arguments.window_size, arguments.num_shards, arguments.window_seconds)
-        consume(source, sender, assembler, rule, first, flag, counts)
-    finally:
-        sender.close()
+    return sender
