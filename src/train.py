@@ -120,6 +120,7 @@ class Trainer:
             NonFiniteLoss: One line says what went wrong.
         """
         config = self._config
+        self._store.lock()
         if config.fresh:
             self._store.set_aside()
         unit = self._store.newest()
@@ -189,6 +190,7 @@ class Trainer:
         if unit is not None:
             position = unit.position
             logger.info("resuming at step %d, position %s, from %s", unit.step, position, unit.path)
+            _warn_of_commit_ahead(source.committed(), position)
         else:
             committed = source.committed()
             if committed is None:
@@ -292,6 +294,19 @@ class Trainer:
         if self._dataset is not None:
             self._dataset.close()
         finalize()
+
+
+def _warn_of_commit_ahead(commit: Optional[Commit], position: Position) -> None:
+    """Says that somebody has committed what no checkpoint holds; the checkpoint is what counts."""
+    offsets = commit.position.offsets if commit else {}
+    for number, offset in position.offsets.items():
+        ahead = offsets.get(number, offset) - offset
+        if ahead > 0:
+            logger.warning(
+                "partition %d: the commit at offset %d is %d rows ahead of the checkpoint, "
+                "going back to the checkpoint",
+                *(number, offset + ahead, ahead),
+            )
 
 
 def report(progress: TrainingProgress, stream: StreamingDataset, seconds: float) -> None:
