@@ -67,20 +67,22 @@ class LineFile:
             raise OutputError(f"can't write {self._path}: {error.strerror}") from None
 
     def sync(self) -> None:
-        """Waits until the disk has what was written.
+        """Waits until the disk has what was written; does nothing once the file is closed.
 
         Raises:
             OutputError: It can't be written.
         """
         try:
-            if self._file is not None:
+            if self._file is not None and not self._file.closed:
                 os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputError(f"can't write {self._path}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Closes the file; what could not be written was reported before."""
+        """Makes the file durable and closes it; what could not be written was reported before."""
         if self._file is not None:
+            with contextlib.suppress(OutputError):  # a pipe, say
+                self.sync()
             with contextlib.suppress(OSError):
                 self._file.close()
 

@@ -20,6 +20,7 @@ def test_lines_are_there_for_others_at_once_and_go_behind_the_earlier_ones(tmp_p
         assert path.read_text().endswith(f"{text}\n{text * 2}\n")
         file.sync()
         file.close()
+        file.sync()
     assert path.read_text() == "a\naa\nb\nbb\n"
 
 
