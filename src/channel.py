@@ -39,7 +39,7 @@ import yr
 from mindpandas.channel import BaseChannel, DataReceiver, DataSender
 from yr.exception import YRError
 
-from src.engine_repairs import apply_repairs, engine_lost
+from src.engine_repairs import apply_repairs, engine_lost, leaving
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,9 @@ STORE_FULL_PAUSE_SECONDS = 0.2
 STORE_START_SECONDS = 15.0
 # A live engine ends an actor in milliseconds; who closes a channel won't wait for a dead one.
 CLOSE_SECONDS = 3.0
+# The engine's client gives a store call that is under way when the engine dies a minute and ten
+# seconds, in native code that holds the interpreter: the whole process stands still until then.
+FREEZE_SECONDS = 75.0
 PACE_SECONDS = 10.0
 
 
@@ -121,6 +124,8 @@ class _Call:
                 raise ChannelError(f"{self._doing}: {_one_line(error)}") from error
             if stop():
                 return False
+            if engine_lost.is_set():
+                raise ChannelError(f"{self._doing}: the engine is gone")
             if time.monotonic() > self._deadline:
                 engine_lost.set()
                 seconds = PATIENCE_FACTOR * self._timeout
@@ -485,18 +490,18 @@ class WindowReceiver(_UnorderedActor, DataReceiver):  # type: ignore[misc]
 
 
 class PacedLog:
-    """Logs a reason when it is new, and otherwise every ten seconds: waiting may take days."""
+    """Logs the first reason and then one every ten seconds: waiting may take days."""
 
     def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self._log = log
         self._clock = clock
-        self._said: tuple[str, float] | None = None
+        self._said_at: float | None = None
 
     def __call__(self, reason: str) -> None:
         """Takes a reason for waiting, as ``attach`` and ``open_channel`` give it."""
         now = self._clock()
-        if self._said is None or self._said[0] != reason or now - self._said[1] >= PACE_SECONDS:
-            self._said = (reason, now)
+        if self._said_at is None or now - self._said_at >= PACE_SECONDS:
+            self._said_at = now
             self._log(reason)
 
 
@@ -580,10 +585,16 @@ def _try_until(
     return None
 
 
+def engine_is_lost() -> bool:
+    """Whether this process has lost the engine and not joined it again since."""
+    return engine_lost.is_set()
+
+
 def finalize() -> None:
     """Leaves the engine, if this process ever joined it. Never raises; idempotent."""
     if not yr.is_initialized():
         return
+    leaving()
     try:
         yr.finalize()
     except Exception as error:  # noqa: BLE001  (the process is ending: nothing else can be done)

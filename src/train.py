@@ -31,7 +31,7 @@ from src.callbacks import (
     TrainingProgress,
     TrainingStopped,
 )
-from src.channel import PacedLog, WindowReceiver, attach, finalize
+from src.channel import FREEZE_SECONDS, PacedLog, WindowReceiver, attach, engine_is_lost, finalize
 from src.checkpoint import CheckpointStore, Unit
 from src.config import Config
 from src.dataset import DatasetError, StreamingDataset
@@ -161,12 +161,16 @@ class Trainer:
         return self._checked(receiver)
 
     def _attach_again(self) -> Optional[WindowReceiver]:
-        """Waits for the consumer's return for ``reconnect_seconds``."""
+        """Waits for the consumer's return for ``reconnect_seconds``.
+
+        When it is the engine that went away, the consumer may have to thaw first.
+        """
         config = self._config
-        began = time.monotonic()
+        patience = config.reconnect_seconds + (FREEZE_SECONDS if engine_is_lost() else 0.0)
+        give_up_at = time.monotonic() + patience
 
         def give_up() -> bool:
-            return self._flag.is_set() or time.monotonic() - began >= config.reconnect_seconds
+            return self._flag.is_set() or time.monotonic() >= give_up_at
 
         receiver = attach(
             *(config.address, config.namespace, config.dataset_name, 0),
@@ -174,7 +178,7 @@ class Trainer:
             PacedLog(logger.info),
         )
         if receiver is None and not self._flag.is_set():
-            raise DatasetError(f"no consumer came back within {config.reconnect_seconds:g} s")
+            raise DatasetError(f"no consumer came back within {patience:g} s")
         return self._checked(receiver)
 
     def _checked(self, receiver: Optional[WindowReceiver]) -> Optional[WindowReceiver]:

@@ -59,6 +59,7 @@ pytestmark = [pytest.mark.crashes, pytest.mark.timeout(900)]
 
 KILLS = int(os.environ.get("CRASH_KILLS", "5"))
 """How often each scenario strikes, each time at a moment drawn from a seed of its own."""
+ENGINE_KILLS = [signal.SIGKILL, signal.SIGTERM]
 RECOVERY_SECONDS = 240.0
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 
@@ -232,20 +233,46 @@ def values_of(bootstrap_servers: str, topic: str, partition: int) -> list[bytes]
     return values
 
 
-@SIGNALS
-def test_engine(stage: Stage, outcomes: list[Outcome], number: signal.Signals) -> None:
-    with stage.pipeline(f"engine_{number.name}") as pipeline:
+def test_engine_alone(stage: Stage, outcomes: list[Outcome]) -> None:
+    """Its clients outlive it. The engine's own client freezes them for a minute each time."""
+    with stage.pipeline("engine") as pipeline:
         pipeline.consumer(*CONSUMER_FLAGS)
         trainer = pipeline.trainer(*TRAINER_FLAGS)
-        for step in moments(30 + number, KILLS):
+        for number, step in zip(ENGINE_KILLS, moments(30, len(ENGINE_KILLS))):
             await_step(pipeline, trainer, step, RECOVERY_SECONDS)
-            if number == signal.SIGKILL:
-                for process in engine_processes():
-                    process.kill()
-            stop_engine()
-            stage.engine.start()
+            restart_engine(stage.engine, number)
         finish(pipeline, trainer)
-        outcome = judge(f"engine {number.name}", KILLS, pipeline, stage.reference)
+        outcome = judge("engine alone", len(ENGINE_KILLS), pipeline, stage.reference)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+    assert outcome.redone == 0
+
+
+def restart_engine(engine: EngineService, number: signal.Signals) -> None:
+    if number == signal.SIGKILL:
+        for process in engine_processes():
+            process.kill()
+    stop_engine()
+    engine.start()
+
+
+@SIGNALS
+def test_engine_and_its_clients(
+    stage: Stage, outcomes: list[Outcome], number: signal.Signals
+) -> None:
+    with stage.pipeline(f"engine_{number.name}") as pipeline:
+        for step in moments(40 + number, KILLS):
+            consumer = pipeline.consumer(*CONSUMER_FLAGS)
+            trainer = pipeline.trainer(*TRAINER_FLAGS)
+            await_step(pipeline, trainer, step)
+            for script in (consumer, trainer):
+                script.process.send_signal(number)
+            if number == signal.SIGTERM:
+                assert (consumer.wait(LONG), trainer.wait(LONG)) == (0, 0)
+            restart_engine(stage.engine, number)
+        pipeline.consumer(*CONSUMER_FLAGS)
+        finish(pipeline, pipeline.trainer(*TRAINER_FLAGS))
+        outcome = judge(f"engine+clients {number.name}", KILLS, pipeline, stage.reference)
     outcomes.append(outcome)
     assert_exact(outcome)
 
