@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 
+from src.bad_rows import BadRowGuard, BrokenFeedError
 from src.channel import ChannelError, WindowSender, finalize
 from src.consume import (
+    BadRowKeeper,
     ConsumerCounts,
     FeatureBuilder,
     WindowAssembler,
@@ -14,6 +16,7 @@ from src.consume import (
     describe,
     starting_commit,
 )
+from src.dead_letters import DeadLetterWriter, WritingStopped
 from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
 from src.kafka_source import RowSource, SourceError
 from src.stop import StopFlag
@@ -43,7 +46,9 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
             flag.is_set,
         ) as source:
             _serve(arguments, dictionaries, source, flag, counts)
-    except (DictionaryError, SourceError, ChannelError, ValueError) as error:
+    except WritingStopped as stop:
+        logger.info("%s; they are read again", stop)
+    except (DictionaryError, SourceError, ChannelError, BrokenFeedError, ValueError) as error:
         logger.error("%s", error)
         return 1
     finally:
@@ -67,6 +72,9 @@ def _serve(
         arguments.num_shards,
         arguments.max_queue_size,
     )
+    letters = DeadLetterWriter(
+        arguments.bootstrap_servers, arguments.topic, arguments.reconnect_seconds, flag.is_set
+    )
     try:
         assembler = WindowAssembler(
             source,
@@ -74,9 +82,11 @@ def _serve(
             dictionaries.fingerprint,
             arguments.num_shards,
             arguments.value_format,
-            counts,
+            arguments.topic,
+            BadRowKeeper(letters.write, BadRowGuard(arguments.max_bad_fraction), counts),
         )
         rule = ClosingRule(arguments.window_size, arguments.num_shards, arguments.window_seconds)
         consume(source, sender, assembler, rule, first, flag, counts)
     finally:
+        letters.close()
         sender.close()
