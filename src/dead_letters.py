@@ -194,7 +194,7 @@ class DeadLetterWriter:
         if self._producer is None:
             ensure_topic(self._servers, self._topic, 1, -1, CONNECT_SECONDS, TOPIC_CONFIGS)
             self._producer = open_producer(
-                self._servers, max(self._reconnect_seconds, REQUEST_SECONDS)
+                self._servers, max(self._reconnect_seconds, REQUEST_SECONDS), 2 * MAX_LETTER_BYTES
             )
         report_at = time.monotonic() + REPORT_SECONDS
 
@@ -229,8 +229,13 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, HOPELESS)
 
 
-def open_producer(bootstrap_servers: str, delivery_seconds: float) -> KafkaProducer:
+def open_producer(bootstrap_servers: str, delivery_seconds: float, max_bytes: int) -> KafkaProducer:
     """An idempotent producer that waits for all in-sync replicas.
+
+    Args:
+        bootstrap_servers: host:port,...
+        delivery_seconds: When a message that is not acknowledged is given up.
+        max_bytes: A larger message is refused, before it is sent.
 
     Raises:
         KafkaError: No broker answers.
@@ -243,7 +248,7 @@ def open_producer(bootstrap_servers: str, delivery_seconds: float) -> KafkaProdu
         delivery_timeout_ms=int(delivery_seconds * 1000) + 1,
         request_timeout_ms=int(REQUEST_SECONDS * 1000),
         max_block_ms=int(CONNECT_SECONDS * 1000),
-        max_request_size=2 * MAX_LETTER_BYTES,
+        max_request_size=max_bytes,
         bootstrap_timeout_ms=int(CONNECT_SECONDS * 1000),
         reconnect_backoff_max_ms=1_000,
         allow_auto_create_topics=False,
@@ -256,7 +261,11 @@ def close_producer(producer: KafkaProducer) -> None:
     try:
         producer.close(timeout=CLOSE_SECONDS)
     except KafkaError:
-        logger.debug("the Kafka producer did not close in time")
+        # kafka-python's close (3.0.12) raises where messages are still under way, and leaves its
+        # thread to go on sending them.
+        producer._sender.force_close()
+        producer._sender.join(CLOSE_SECONDS)
+        producer.close(timeout=CLOSE_SECONDS)
 
 
 def deliver(

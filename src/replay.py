@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from src.criteo import parse_messages
 from src.dead_letters import (
@@ -38,8 +38,8 @@ from src.partition_reader import records_between
 REPLAYED_FROM = "replayed-from"
 CHUNK_ROWS = 1_000
 DELIVERY_SECONDS = 30.0
+MAX_ROW_BYTES = 1 << 20  # Kafka's default, and what producer.py sends
 WAIT_SECONDS = 0.005
-TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _write(
 ) -> None:
     """Marks what was delivered before, and sends the rows."""
     try:
-        producer = open_producer(bootstrap_servers, DELIVERY_SECONDS)
+        producer = open_producer(bootstrap_servers, DELIVERY_SECONDS, MAX_ROW_BYTES)
     except (KafkaError, ValueError) as error:
         raise SourceError(f"no broker answers at {bootstrap_servers}: {error}") from None
     try:
@@ -211,8 +211,8 @@ def _send_chunk(
     _deliver_all(producer, [_mark(letter.topic, letter.origin) for letter in done])
     result.replayed += [letter.origin for letter in done]
     for (letter, _), error in zip(rows, outcomes):
-        if isinstance(error, TOO_LARGE):
-            result.refused.append((letter.origin, f"larger than {letter.topic} takes"))
+        if isinstance(error, MessageSizeTooLargeError):
+            result.refused.append((letter.origin, f"larger than {MAX_ROW_BYTES} bytes"))
         elif error is not None:
             raise error
 

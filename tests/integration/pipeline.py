@@ -79,6 +79,8 @@ class Pipeline:
         self._dictionaries = dictionaries
         name = f"test_{uuid.uuid4().hex[:8]}"
         ensure_topic(bootstrap_servers, name, num_partitions, replication_factor=1)
+        self.bootstrap_servers = bootstrap_servers
+        self.topic = name
         self._topic = (f"--bootstrap_servers={bootstrap_servers}", f"--topic={name}")
         self._ends = (*self._topic, f"--group_id={name}", f"--dataset_name={name}")
         self._scripts: list[Script] = []
