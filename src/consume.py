@@ -89,13 +89,13 @@ class BadRowKeeper:
         self._on_bad_rows = on_bad_rows
         self._guard = guard
         self._counts = counts
-        self._next: dict[int, int] = {}
+        self._start: dict[int, int] = {}
         self._kept: dict[int, OffsetRanges] = {}
 
     def begin(self, position: Position) -> None:
         """From here on the rows are read, whatever was read before."""
         self._guard.reset()
-        self._next = dict(position.offsets)
+        self._start = dict(position.offsets)
 
     def keep(self, bad: Sequence[DeadLetter], good: Array, ends: Mapping[int, int]) -> None:
         """Takes the next rows.
@@ -115,8 +115,7 @@ class BadRowKeeper:
             self._on_bad_rows(fresh)
             self._counts.bad_rows += len(fresh)
         for part, end in ends.items():
-            kept[part].add(self._next[part], end)
-            self._next[part] = end
+            kept[part].add(self._start[part], end)
         self._guard.observe(good)
 
 
