@@ -321,14 +321,12 @@ class SessionFollower:
         return commit
 
 
-def starting_commit(source: RowSource, start: str, allow_loss: bool) -> Commit:
+def starting_commit(source: RowSource, start: str) -> Commit:
     """Where to begin; makes sure that the group has a commit before any trainer looks for one."""
+    position = source.resolve_start(start)
     committed = source.committed()
-    position = source.resolve_start(start, allow_loss)
     if committed is not None and start == "committed":
-        return Commit(
-            Position(position.offsets, committed.position.last_partition), committed.session
-        )
+        return committed
     commit = Commit(position, session=0)
     source.commit(commit)
     return commit

@@ -31,11 +31,12 @@ from src.callbacks import (
     TrainingProgress,
     TrainingStopped,
 )
-from src.channel import WindowReceiver, attach, finalize
+from src.channel import PacedLog, WindowReceiver, attach, finalize
 from src.checkpoint import CheckpointStore, Unit
 from src.config import Config
 from src.dataset import DatasetError, StreamingDataset
 from src.kafka_source import RowSource
+from src.line_file import begin_audit
 from src.position import Commit, Position
 from src.stop import StopFlag
 from src.wide_and_deep import (
@@ -119,6 +120,7 @@ class Trainer:
             NonFiniteLoss: One line says what went wrong.
         """
         config = self._config
+        self._store.lock()
         if config.fresh:
             self._store.set_aside()
         unit = self._store.newest()
@@ -136,6 +138,7 @@ class Trainer:
         ) as source:
             position = self._begin_session(source, unit)
             network = self._build(unit)
+            begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)
             self._dataset = self._open_stream(receiver, position, unit)
             self._train(network, source, TrainingProgress(unit.step if unit else 0, position))
 
@@ -151,7 +154,9 @@ class Trainer:
             return self._flag.is_set()
 
         receiver = attach(
-            config.address, config.namespace, config.dataset_name, 0, give_up, logger.info
+            *(config.address, config.namespace, config.dataset_name, 0),
+            give_up,
+            PacedLog(logger.info),
         )
         return self._checked(receiver)
 
@@ -164,7 +169,9 @@ class Trainer:
             return self._flag.is_set() or time.monotonic() - began >= config.reconnect_seconds
 
         receiver = attach(
-            config.address, config.namespace, config.dataset_name, 0, give_up, logger.info
+            *(config.address, config.namespace, config.dataset_name, 0),
+            give_up,
+            PacedLog(logger.info),
         )
         if receiver is None and not self._flag.is_set():
             raise DatasetError(f"no consumer came back within {config.reconnect_seconds:g} s")
@@ -183,6 +190,7 @@ class Trainer:
         if unit is not None:
             position = unit.position
             logger.info("resuming at step %d, position %s, from %s", unit.step, position, unit.path)
+            _warn_of_commit_ahead(source.committed(), position)
         else:
             committed = source.committed()
             if committed is None:
@@ -225,6 +233,7 @@ class Trainer:
     def _train(self, network: TrainStepWrap, source: RowSource, progress: TrainingProgress) -> None:
         config, stream = self._config, self._dataset
         assert stream is not None
+        ledger = LedgerCallBack(progress, stream, config.audit_path)
         checkpoint = StreamCheckpoint(
             store=self._store,
             network=network,
@@ -232,11 +241,12 @@ class Trainer:
             every_steps=config.save_checkpoint_steps,
             topic=config.topic,
             model=model_shape(config),
+            on_saving=ledger.sync,
             on_saved=lambda unit: self._commit(source, unit),
         )
         callbacks = [
             ms.TimeMonitor(1),
-            LedgerCallBack(progress, stream, config.audit_path),
+            ledger,
             LossCallBack(progress, config.loss_file_name),
             checkpoint,
             StopCallBack(progress, self._flag, config.max_steps),
@@ -284,6 +294,19 @@ class Trainer:
         if self._dataset is not None:
             self._dataset.close()
         finalize()
+
+
+def _warn_of_commit_ahead(commit: Optional[Commit], position: Position) -> None:
+    """Says that somebody has committed what no checkpoint holds; the checkpoint is what counts."""
+    offsets = commit.position.offsets if commit else {}
+    for number, offset in position.offsets.items():
+        ahead = offsets.get(number, offset) - offset
+        if ahead > 0:
+            logger.warning(
+                "partition %d: the commit at offset %d is %d rows ahead of the checkpoint, "
+                "going back to the checkpoint",
+                *(number, offset + ahead, ahead),
+            )
 
 
 def report(progress: TrainingProgress, stream: StreamingDataset, seconds: float) -> None:
