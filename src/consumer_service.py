@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import time
 from typing import Optional
 
+from src.bad_rows import BadRowGuard, BrokenFeedError
 from src.channel import ChannelError, PacedLog, WindowSender, finalize, open_channel
 from src.consume import (
+    BadRowKeeper,
     ConsumerCounts,
     FeatureBuilder,
     WindowAssembler,
@@ -16,6 +19,7 @@ from src.consume import (
     describe,
     starting_commit,
 )
+from src.dead_letters import DeadLetterWriter, WritingStopped
 from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
 from src.kafka_source import RowSource, SourceError
 from src.stop import StopFlag
@@ -37,16 +41,29 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
     counts = ConsumerCounts()
     try:
         dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)
-        with RowSource(
-            arguments.bootstrap_servers,
-            arguments.topic,
-            arguments.group_id,
-            arguments.reconnect_seconds,
-            flag.is_set,
-            arguments.allow_loss,
-        ) as source:
-            _serve(arguments, dictionaries, source, flag, counts)
-    except (DictionaryError, SourceError, ChannelError, ValueError) as error:
+        with (
+            RowSource(
+                arguments.bootstrap_servers,
+                arguments.topic,
+                arguments.group_id,
+                arguments.reconnect_seconds,
+                flag.is_set,
+                arguments.allow_loss,
+            ) as source,
+            contextlib.closing(
+                DeadLetterWriter(
+                    arguments.bootstrap_servers,
+                    arguments.topic,
+                    arguments.reconnect_seconds,
+                    flag.is_set,
+                )
+            ) as letters,
+        ):
+            keeper = BadRowKeeper(letters.write, BadRowGuard(arguments.max_bad_fraction), counts)
+            _serve(arguments, dictionaries, source, keeper, flag, counts)
+    except WritingStopped as stop:
+        logger.info("%s; they are read again", stop)
+    except (DictionaryError, SourceError, ChannelError, BrokenFeedError, ValueError) as error:
         logger.error("%s", error)
         return 1
     finally:
@@ -59,6 +76,7 @@ def _serve(
     arguments: argparse.Namespace,
     dictionaries: Dictionaries,
     source: RowSource,
+    bad_rows: BadRowKeeper,
     flag: StopFlag,
     counts: ConsumerCounts,
 ) -> None:
@@ -69,7 +87,8 @@ def _serve(
         dictionaries.fingerprint,
         arguments.num_shards,
         arguments.value_format,
-        counts,
+        arguments.topic,
+        bad_rows,
     )
     first = starting_commit(source, arguments.start)
     while not flag.is_set():

@@ -86,6 +86,7 @@ class Pipeline:
         topic: Optional[str] = None,
     ) -> None:
         self.folder = folder
+        self.bootstrap_servers = bootstrap_servers
         self.dictionaries = dictionaries
         self.name = f"test_{uuid.uuid4().hex[:8]}"
         self.topic = topic or self.name

@@ -12,6 +12,7 @@ import pytest
 
 from examples.local_services import EngineService, KafkaService, wait_until
 from examples.quickstart import Script
+from src.dead_letters import read_letters
 from tests.integration.pipeline import (
     BATCH_SIZE,
     CONSUMED,
@@ -167,7 +168,7 @@ def test_rows_that_trickle_in_are_each_trained_once_in_windows_closed_by_time(
     assert windows > 4  # two seconds of rows
 
 
-def test_bad_rows_are_named_and_the_rows_between_them_are_trained(
+def test_bad_rows_are_named_and_kept_and_the_rows_between_them_are_trained(
     new_pipeline: NewPipeline, tmp_path: Path
 ) -> None:
     pipeline = new_pipeline(1)
@@ -186,6 +187,11 @@ def test_bad_rows_are_named_and_the_rows_between_them_are_trained(
     named = re.findall(r"bad row: partition 0, offset (\d+), (\w+): \S", consumer.log())
     bad = {(int(offset), column) for offset, column in named}
     assert bad == {(10, "row"), (11, "row"), (60, "label"), (61, "I1"), (104, "row")}
+    counts = consumer.found(CONSUMED)
+    assert counts is not None and counts[3] == "5"
+    letters = read_letters(pipeline.bootstrap_servers, pipeline.topic)
+    assert {(letter.offset, letter.column) for letter in letters} == bad
+    assert [letter.value for letter in letters] == [lines[letter.offset] for letter in letters]
 
 
 def test_loss_that_is_not_finite_ends_the_trainer_and_the_last_good_checkpoint_stays(
