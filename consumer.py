@@ -36,6 +36,12 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         "or partition:offset,...",
     )
     flag("--allow_loss", action="store_true", help="go on where retention has deleted rows")
+    flag(
+        "--max_bad_fraction",
+        type=float,
+        default=0.05,
+        help="share of the last 10,000 rows that may be bad before it stops",
+    )
     flag("--max_queue_size", type=int, default=10, help="windows a shard that may wait unread")
     add_shared_flags(
         parser,
@@ -47,6 +53,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     for name in ("num_shards", "window_size", "window_seconds", "max_queue_size"):
         if getattr(arguments, name) <= 0:
             parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
+    if not 0 <= arguments.max_bad_fraction <= 1:
+        parser.error(f"--max_bad_fraction must be from 0 to 1, not {arguments.max_bad_fraction}")
     return arguments
 
 

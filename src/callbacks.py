@@ -6,11 +6,9 @@ in feed mode and in sink mode.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mindspore as ms
@@ -18,7 +16,8 @@ import numpy as np
 
 from src.checkpoint import CheckpointStore, Unit
 from src.dataset import BatchRecord
-from src.position import Position, RowRange
+from src.line_file import LineFile, audit_line
+from src.position import Position
 from src.stop import StopFlag
 
 logger = logging.getLogger(__name__)
@@ -30,10 +29,6 @@ class TrainingStopped(Exception):  # noqa: N818 - a stop that was asked for is n
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818
     """A loss is NaN or infinite; the weights are spoilt and are not saved."""
-
-
-class OutputError(RuntimeError):
-    """The loss file or the audit file can't be written; one line says why."""
 
 
 @dataclass
@@ -68,33 +63,6 @@ class Ledger(Protocol):
         """The record of the oldest batch not yet asked about."""
 
 
-class _LineFile:
-    """A text file to which lines are appended, each there for others as soon as it is written."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        try:
-            self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
-        except OSError as error:
-            raise OutputError(f"can't open {path}: {error.strerror}") from None
-
-    def append(self, *lines: str) -> None:
-        """Writes lines, to nowhere where the path is empty."""
-        if self._file is None:
-            return
-        try:
-            self._file.writelines(line + "\n" for line in lines)
-            self._file.flush()
-        except OSError as error:
-            raise OutputError(f"can't write {self._path}: {error.strerror}") from None
-
-    def close(self) -> None:
-        """Closes the file; what could not be written was reported before."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-
-
 class LedgerCallBack(ms.Callback):  # type: ignore[misc]
     """Moves the progress behind the batch of each step, and writes the audit trail.
 
@@ -102,6 +70,7 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
         progress: Is moved.
         ledger: Says what the step's batch was made of.
         audit_path: A file to which each step's row ranges are appended as JSON lines; "" for none.
+            ``begin_audit`` must have prepared it.
 
     Raises:
         OutputError: The audit file can't be opened.
@@ -111,7 +80,7 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
         super().__init__()
         self._progress = progress
         self._ledger = ledger
-        self._audit = _LineFile(audit_path)
+        self._audit = LineFile(audit_path)
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -119,6 +88,10 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
     def close(self) -> None:
         """Closes the audit file; MindSpore does so when training ends in whatever way."""
         self._audit.close()
+
+    def sync(self) -> None:
+        """Makes the trail durable, before a checkpoint that holds its steps becomes so."""
+        self._audit.sync()
 
     def on_train_step_end(self, run_context: Any) -> None:
         """Takes the record of the step's batch.
@@ -134,11 +107,7 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
         progress.position = record.position
         progress.dictionaries = record.dictionaries
         progress.batch = record
-        self._audit.append(*(_audit_line(progress.step, rows) for rows in record.ranges))
-
-
-def _audit_line(step: int, rows: RowRange) -> str:
-    return json.dumps({"step": step, **asdict(rows)})
+        self._audit.append(*(audit_line(progress.step, rows) for rows in record.ranges))
 
 
 class LossCallBack(ms.Callback):  # type: ignore[misc]
@@ -155,7 +124,7 @@ class LossCallBack(ms.Callback):  # type: ignore[misc]
     def __init__(self, progress: TrainingProgress, loss_file_name: str) -> None:
         super().__init__()
         self._progress = progress
-        self._file = _LineFile(loss_file_name)
+        self._file = LineFile(loss_file_name)
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -200,6 +169,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         every_steps: Steps between two checkpoints.
         topic: The topic of the position.
         model: What the weights' shapes follow from.
+        on_saving: Called before a unit is written.
         on_saved: Called with each unit once it is durable.
         extra: Gives what else goes on with the weights, see ``CheckpointStore.save``.
     """
@@ -212,6 +182,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         every_steps: int,
         topic: str,
         model: Mapping[str, Any],
+        on_saving: Callable[[], None],
         on_saved: Callable[[Unit], None],
         extra: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
@@ -222,6 +193,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         self._every_steps = every_steps
         self._topic = topic
         self._model = model
+        self._on_saving = on_saving
         self._on_saved = on_saved
         self._extra = extra
         self._saved_step = progress.step
@@ -240,6 +212,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         progress = self._progress
         if progress.step == self._saved_step:
             return
+        self._on_saving()
         unit = self._store.save(
             self._network,
             progress.step,

@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 import mindpandas  # noqa: F401  (puts yr on the module path: it has to come first)
 import numpy as np
@@ -39,12 +39,13 @@ import yr
 from mindpandas.channel import BaseChannel, DataReceiver, DataSender
 from yr.exception import YRError
 
-from src.engine_repairs import apply_repairs, engine_lost
+from src.engine_repairs import apply_repairs, engine_lost, leaving
 
 logger = logging.getLogger(__name__)
 
 GiveUp = Callable[[], bool]
 Window = npt.NDArray[Any]
+End = TypeVar("End")
 
 # An answer that is late by this many time-outs won't come; until then the same call is waited for.
 PATIENCE_FACTOR = 3
@@ -56,10 +57,18 @@ STORE_FULL_PAUSE_SECONDS = 0.2
 STORE_START_SECONDS = 15.0
 # A live engine ends an actor in milliseconds; who closes a channel won't wait for a dead one.
 CLOSE_SECONDS = 3.0
+# The engine's client gives a store call that is under way when the engine dies a minute and ten
+# seconds, in native code that holds the interpreter: the whole process stands still until then.
+FREEZE_SECONDS = 75.0
+PACE_SECONDS = 10.0
 
 
 class ChannelError(RuntimeError):
     """The channel or its engine is gone, or was never there. The message is one line."""
+
+
+class ChannelInUse(ChannelError):  # noqa: N818
+    """Another, living sender has this channel: no wait will change that."""
 
 
 def _never() -> bool:
@@ -115,6 +124,8 @@ class _Call:
                 raise ChannelError(f"{self._doing}: {_one_line(error)}") from error
             if stop():
                 return False
+            if engine_lost.is_set():
+                raise ChannelError(f"{self._doing}: the engine is gone")
             if time.monotonic() > self._deadline:
                 engine_lost.set()
                 seconds = PATIENCE_FACTOR * self._timeout
@@ -158,8 +169,9 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
 
     Raises:
         ValueError: A name or a number is not admissible.
-        ChannelError: No engine, or a living sender already has this channel. What a dead sender
-            left is waited for until the engine clears it; a channel that hangs is ended.
+        ChannelInUse: A living sender already has this channel. What a dead sender left is waited
+            for until the engine clears it; a channel that hangs is ended.
+        ChannelError: No engine.
     """
 
     def __init__(
@@ -337,7 +349,7 @@ def _free_name(namespace: str, dataset_name: str, timeout: int) -> None:
     with _engine_errors(name):
         proxy = yr.get_instance(name=dataset_name, namespace=namespace)
     if _responds(proxy, timeout):
-        raise ChannelError(f"{name} already exists: another sender is using it")
+        raise ChannelInUse(f"{name} already exists: another sender is using it")
     logger.warning("%s does not respond, it is ended", name)
     with _engine_errors(f"{name} hangs and can't be ended"):
         proxy.terminate()
@@ -477,6 +489,22 @@ class WindowReceiver(_UnorderedActor, DataReceiver):  # type: ignore[misc]
         return np.array(window)  # the store's memory is freed when its last view is
 
 
+class PacedLog:
+    """Logs the first reason and then one every ten seconds: waiting may take days."""
+
+    def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._log = log
+        self._clock = clock
+        self._said_at: float | None = None
+
+    def __call__(self, reason: str) -> None:
+        """Takes a reason for waiting, as ``attach`` and ``open_channel`` give it."""
+        now = self._clock()
+        if self._said_at is None or now - self._said_at >= PACE_SECONDS:
+            self._said_at = now
+            self._log(reason)
+
+
 def attach(
     address: str,
     namespace: str,
@@ -503,9 +531,52 @@ def attach(
     Raises:
         ValueError: A name is not admissible, or the channel has no such shard.
     """
+    arguments = (address, namespace, dataset_name, shard_id)
+    return _try_until(lambda: WindowReceiver(*arguments), give_up, on_wait, retry_seconds)
+
+
+def open_channel(
+    address: str,
+    namespace: str,
+    dataset_name: str,
+    num_shards: int,
+    max_queue_size: int,
+    give_up: GiveUp,
+    on_wait: Callable[[str], None],
+    retry_seconds: float = 0.5,
+) -> WindowSender | None:
+    """Waits for the engine and returns the sending end of a new channel.
+
+    Args:
+        address: IPv4 address of the engine's master.
+        namespace: The channel's namespace.
+        dataset_name: The channel's name in it.
+        num_shards: Number of receivers.
+        max_queue_size: Windows that wait in a queue at most.
+        give_up: Asked before each attempt and during each pause; True ends the wait.
+        on_wait: Gets the reason, one line, after every attempt that failed.
+        retry_seconds: Pause between attempts.
+
+    Returns:
+        The sender, or None when `give_up` said so.
+
+    Raises:
+        ValueError: A name or a number is not admissible.
+        ChannelInUse: A living sender has this channel.
+    """
+    arguments = (address, namespace, dataset_name, num_shards, max_queue_size)
+    return _try_until(lambda: WindowSender(*arguments), give_up, on_wait, retry_seconds)
+
+
+def _try_until(
+    make: Callable[[], End], give_up: GiveUp, on_wait: Callable[[str], None], retry_seconds: float
+) -> End | None:
+    """Makes an end of the channel, again and again until that works or `give_up` says so."""
     while not give_up():
         try:
-            return WindowReceiver(address, namespace, dataset_name, shard_id)
+            return make()
+        except ChannelInUse:
+            raise
         except ChannelError as error:
             on_wait(str(error))
         deadline = time.monotonic() + retry_seconds
@@ -514,10 +585,16 @@ def attach(
     return None
 
 
+def engine_is_lost() -> bool:
+    """Whether this process has lost the engine and not joined it again since."""
+    return engine_lost.is_set()
+
+
 def finalize() -> None:
     """Leaves the engine, if this process ever joined it. Never raises; idempotent."""
     if not yr.is_initialized():
         return
+    leaving()
     try:
         yr.finalize()
     except Exception as error:  # noqa: BLE001  (the process is ending: nothing else can be done)

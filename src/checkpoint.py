@@ -9,6 +9,7 @@ damaged is named in the log and the one before it is used.
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import logging
@@ -80,6 +81,23 @@ class CheckpointStore:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"{directory}: {error.strerror}") from None
+
+    def lock(self) -> None:
+        """Keeps every other process from locking the folder until this one ends, however it does.
+
+        Raises:
+            CheckpointError: Another process has it: two trainers would overwrite each other.
+        """
+        path = self._directory / ".lock"
+        try:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"another trainer is using {self._directory}; --ckpt_path names another folder"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"can't lock {path}: {error.strerror}") from None
 
     def save(
         self,

@@ -1,9 +1,10 @@
 """The consumer: rows of a topic → windows of features → the channel.
 
 Guarantee: every row of the topic from the starting position on is either part of exactly one
-window of a session or counted and named as a bad row. The consumer never commits what it has read;
-it follows the trainer's commits. When a new session appears among them, a trainer has (re)started:
-the consumer drops what it holds, goes to the committed position and reads on from there.
+window of a session or counted, named and kept as a bad row before any row behind it is handed on.
+The consumer never commits what it has read; it follows the trainer's commits. When a new session
+appears among them, a trainer has (re)started: the consumer drops what it holds, goes to the
+committed position and reads on from there.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Callable, Optional
 
 import mindpandas
@@ -20,8 +22,10 @@ import numpy as np
 from mindpandas import config as mindpandas_config
 
 from src.arrays import Array
+from src.bad_rows import BadRowGuard, OffsetRanges
 from src.channel import WindowSender
-from src.criteo import BadRow, ParsedRows, parse_messages
+from src.criteo import ParsedRows, parse_messages
+from src.dead_letters import DeadLetter
 from src.dictionaries import Dictionaries
 from src.features import ColumnFunctions, assemble, oov_bits
 from src.kafka_source import HeldRows, RowSource
@@ -69,6 +73,69 @@ class FeatureBuilder:
         return oov_bits(ids, self._oov_ids)
 
 
+class BadRowKeeper:
+    """Names, counts and keeps bad rows, each once, and stops where there are too many.
+
+    After a rewind the consumer meets rows that it has let go before; the bad ones among them are
+    passed over.
+
+    Args:
+        on_bad_rows: Is given the bad rows and returns when they are safe.
+        guard: Sees every row that is let go.
+        counts: Its bad rows are counted up.
+    """
+
+    def __init__(
+        self,
+        on_bad_rows: Callable[[Sequence[DeadLetter]], None],
+        guard: BadRowGuard,
+        counts: ConsumerCounts,
+    ) -> None:
+        self._on_bad_rows = on_bad_rows
+        self._guard = guard
+        self._counts = counts
+        self._start: dict[int, int] = {}
+        self._kept: dict[int, OffsetRanges] = {}
+
+    def begin(self, position: Position) -> None:
+        """From here on the rows are read, whatever was read before."""
+        self._guard.reset()
+        self._start = dict(position.offsets)
+
+    def keep(self, bad: Sequence[DeadLetter], good: Array, ends: Mapping[int, int]) -> None:
+        """Takes the next rows.
+
+        Args:
+            bad: The bad ones.
+            good: bool[rows], which rows are good, in stream order.
+            ends: Partition → the offset behind its last row among them.
+
+        Raises:
+            BrokenFeedError: Too many of the last rows are bad.
+        """
+        kept = {part: self._kept.setdefault(part, OffsetRanges()) for part in ends}
+        fresh = [letter for letter in bad if letter.offset not in kept[letter.partition]]
+        if fresh:
+            _log_bad_rows(fresh)
+            self._on_bad_rows(fresh)
+            self._counts.bad_rows += len(fresh)
+        for part, end in ends.items():
+            kept[part].add(self._start[part], end)
+        self._guard.observe(good)
+
+
+def _log_bad_rows(letters: Sequence[DeadLetter]) -> None:
+    for letter in letters[:NAMED_BAD_ROWS]:
+        logger.warning(
+            "bad row: partition %d, offset %d, %s: %s",
+            *(letter.partition, letter.offset, letter.column, letter.reason),
+        )
+    if len(letters) > NAMED_BAD_ROWS:
+        columns = Counter(letter.column for letter in letters[NAMED_BAD_ROWS:])
+        more = sum(columns.values())
+        logger.warning("and %d more bad rows, by column: %s", more, dict(columns))
+
+
 @dataclass(frozen=True)
 class _Parsed:
     """The held rows that a window could take, parsed, partition after partition."""
@@ -91,14 +158,16 @@ class WindowAssembler:
         dictionaries: int,
         num_shards: int,
         value_format: str,
-        counts: ConsumerCounts,
+        topic: str,
+        bad_rows: BadRowKeeper,
     ) -> None:
         self._source = source
         self._features = features
         self._dictionaries = dictionaries
         self._num_shards = num_shards
         self._value_format = value_format
-        self._counts = counts
+        self._topic = topic
+        self._bad_rows = bad_rows
         self._position = Position({})
         self._session = 0
 
@@ -106,10 +175,17 @@ class WindowAssembler:
         """Drops what is held and reads on from a position, for a session."""
         self._position = commit.position
         self._session = commit.session
+        self._bad_rows.begin(commit.position)
         self._source.seek(commit.position)
 
     def take(self, limit: int) -> Optional[Array]:
-        """A window of at most ``limit`` rows in merge order, or None when none can be taken yet."""
+        """A window of at most ``limit`` rows in merge order, or None when none can be taken yet.
+
+        The bad rows that it covers, and those right behind it, are safe when it is returned.
+
+        Raises:
+            BrokenFeedError: Too many of the last rows are bad.
+        """
         parsed = self._parse(limit)
         if not len(parsed.place):
             return None
@@ -181,35 +257,45 @@ class WindowAssembler:
 
     def _let_go(self, parsed: _Parsed, chosen: Array) -> None:
         """Drops the taken rows and the bad rows among and right behind them from the source."""
-        bad_by_message = {row.index: row for row in parsed.rows.bad}
-        taken = np.zeros(len(parsed.place), dtype=bool)
-        taken[parsed.rows.index[chosen]] = True
+        turn = np.full(len(parsed.place), len(chosen), dtype=np.int64)
+        turn[parsed.rows.index[chosen]] = np.arange(len(chosen))
         good = np.zeros(len(parsed.place), dtype=bool)
         good[parsed.rows.index] = True
-        named: list[tuple[HeldRows, int, BadRow]] = []
+        gone: list[Array] = []
+        ends: dict[int, int] = {}
         for number, rows in enumerate(parsed.held):
             messages = np.flatnonzero(parsed.partition == number)
-            staying = np.flatnonzero(good[messages] & ~taken[messages])
-            done = int(staying[0]) if staying.size else len(messages)
-            for place in np.flatnonzero(~good[messages[:done]]):
-                named.append((rows, int(place), bad_by_message[int(messages[place])]))
-            self._source.drop(rows.partition, done)
-        self._report_bad_rows(named)
+            staying = np.flatnonzero(good[messages] & (turn[messages] == len(chosen)))
+            messages = messages[: staying[0]] if staying.size else messages
+            if not messages.size:
+                continue
+            # A bad row's turn is that of the next row, which covers it.
+            turn[messages] = np.minimum.accumulate(turn[messages][::-1])[::-1]
+            gone.append(messages)
+            ends[rows.partition] = int(rows.offset[parsed.place[messages[-1]]]) + 1
+        if not gone:
+            return
+        let_go = np.concatenate(gone)
+        let_go = let_go[np.argsort(turn[let_go], kind="stable")]
+        self._bad_rows.keep(self._letters(parsed, let_go[~good[let_go]]), good[let_go], ends)
+        for partition, messages in zip(ends, gone):
+            self._source.drop(partition, len(messages))
 
-    def _report_bad_rows(self, named: Sequence[tuple[HeldRows, int, BadRow]]) -> None:
-        self._counts.bad_rows += len(named)
-        for rows, place, bad in named[:NAMED_BAD_ROWS]:
-            logger.warning(
-                "bad row: partition %d, offset %d, %s: %s",
-                rows.partition,
-                rows.offset[place],
-                bad.column,
-                bad.reason,
+    def _letters(self, parsed: _Parsed, messages: Array) -> list[DeadLetter]:
+        """The letters of some bad messages."""
+        bad_by_message = {row.index: row for row in parsed.rows.bad}
+        now = datetime.now(timezone.utc)
+        letters = []
+        for message in messages.tolist():
+            rows, place = parsed.held[parsed.partition[message]], int(parsed.place[message])
+            bad, offset = bad_by_message[message], int(rows.offset[place])
+            letters.append(
+                DeadLetter(
+                    *(self._topic, rows.partition, offset, rows.values[place]),
+                    *(bad.column, bad.reason, now),
+                )
             )
-        if len(named) > NAMED_BAD_ROWS:
-            columns = Counter(bad.column for _, _, bad in named[NAMED_BAD_ROWS:])
-            more = sum(columns.values())
-            logger.warning("and %d more bad rows, by column: %s", more, dict(columns))
+        return letters
 
 
 class SessionFollower:
@@ -241,14 +327,12 @@ class SessionFollower:
         return commit
 
 
-def starting_commit(source: RowSource, start: str, allow_loss: bool) -> Commit:
+def starting_commit(source: RowSource, start: str) -> Commit:
     """Where to begin; makes sure that the group has a commit before any trainer looks for one."""
+    position = source.resolve_start(start)
     committed = source.committed()
-    position = source.resolve_start(start, allow_loss)
     if committed is not None and start == "committed":
-        return Commit(
-            Position(position.offsets, committed.position.last_partition), committed.session
-        )
+        return committed
     commit = Commit(position, session=0)
     source.commit(commit)
     return commit
@@ -269,6 +353,8 @@ def consume(
     Raises:
         SourceError: The broker stayed away for too long.
         ChannelError: The channel did.
+        BrokenFeedError: Too many of the last rows are bad.
+        WritingStopped: The flag was set while bad rows were being written.
     """
     follower = SessionFollower(source, first.session, time.monotonic)
     assembler.begin(first)

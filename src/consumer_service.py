@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
-from typing import Optional
+import time
+from typing import Callable, Optional
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from src.channel import ChannelError, WindowSender, finalize
+from src.bad_rows import BadRowGuard, BrokenFeedError
+from src.channel import ChannelError, PacedLog, WindowSender, finalize, open_channel
 from src.consume import (
+    BadRowKeeper,
     ConsumerCounts,
     FeatureBuilder,
     WindowAssembler,
@@ -17,13 +21,28 @@ from src.consume import (
     describe,
     starting_commit,
 )
+from src.dead_letters import DeadLetterWriter, WritingStopped
 from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
 from src.exposition import ConsumerNumbers, ExpositionError, serving
 from src.kafka_source import RowSource, SourceError
+from src.position import Commit
 from src.stop import StopFlag
 from src.window import ClosingRule
 
 logger = logging.getLogger(__name__)
+
+EXPECTED_ERRORS = (
+    BrokenFeedError,
+    ChannelError,
+    DictionaryError,
+    ExpositionError,
+    SourceError,
+    ValueError,
+)
+
+
+class ChannelLost(Exception):  # noqa: N818 - it is made anew
+    """The channel that was there is gone."""
 
 
 def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
@@ -39,15 +58,28 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
     counts = ConsumerCounts()
     try:
         dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)
-        with RowSource(
-            arguments.bootstrap_servers,
-            arguments.topic,
-            arguments.group_id,
-            arguments.reconnect_seconds,
-            flag.is_set,
-        ) as source:
-            _serve(arguments, dictionaries, source, flag, counts)
-    except (DictionaryError, SourceError, ChannelError, ExpositionError, ValueError) as error:
+        with (
+            RowSource(
+                arguments.bootstrap_servers,
+                arguments.topic,
+                arguments.group_id,
+                arguments.reconnect_seconds,
+                flag.is_set,
+                arguments.allow_loss,
+            ) as source,
+            contextlib.closing(
+                DeadLetterWriter(
+                    arguments.bootstrap_servers,
+                    arguments.topic,
+                    arguments.reconnect_seconds,
+                    flag.is_set,
+                )
+            ) as letters,
+        ):
+            ConsumerService(arguments, dictionaries, source, letters, flag, counts).run()
+    except WritingStopped as stop:
+        logger.info("%s; they are read again", stop)
+    except EXPECTED_ERRORS as error:
         logger.error("%s", error)
         return 1
     finally:
@@ -56,45 +88,99 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
     return 0
 
 
-def _serve(
-    arguments: argparse.Namespace,
-    dictionaries: Dictionaries,
-    source: RowSource,
-    flag: StopFlag,
-    counts: ConsumerCounts,
-) -> None:
-    first = starting_commit(source, arguments.start, arguments.allow_loss)
-    sender = WindowSender(
-        arguments.address,
-        arguments.namespace,
-        arguments.dataset_name,
-        arguments.num_shards,
-        arguments.max_queue_size,
-    )
-    try:
-        assembler = WindowAssembler(
+class ConsumerService:
+    """Reads and sends; a channel that is lost with its engine is made anew."""
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        dictionaries: Dictionaries,
+        source: RowSource,
+        letters: DeadLetterWriter,
+        flag: StopFlag,
+        counts: ConsumerCounts,
+    ) -> None:
+        self._arguments = arguments
+        self._source = source
+        self._flag = flag
+        self._counts = counts
+        self._sender: Optional[WindowSender] = None
+        self._assembler = WindowAssembler(
             source,
             FeatureBuilder(dictionaries),
             dictionaries.fingerprint,
             arguments.num_shards,
             arguments.value_format,
-            counts,
+            arguments.topic,
+            BadRowKeeper(letters.write, BadRowGuard(arguments.max_bad_fraction), counts),
         )
-        rule = ClosingRule(arguments.window_size, arguments.num_shards, arguments.window_seconds)
+
+    def run(self) -> None:
+        """Runs until the flag is set.
+
+        Raises:
+            SourceError, ChannelError, BrokenFeedError, ExpositionError: One line says what it was.
+            WritingStopped: The flag was set while bad rows were being written.
+        """
+        arguments = self._arguments
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        numbers = ConsumerNumbers(registry, counts, source.lag, lambda: _depth(sender))
+        numbers = ConsumerNumbers(registry, self._counts, self._source.lag, self._depth)
         look = numbers.look if arguments.metrics_port else lambda: None
         with serving(registry, arguments.metrics_port, arguments.metrics_host):
-            consume(source, sender, assembler, rule, first, flag, counts, look)
-    finally:
-        sender.close()
+            first = starting_commit(self._source, arguments.start)
+            while not self._flag.is_set():
+                try:
+                    self._consume(first, look)
+                except ChannelLost as lost:
+                    # What the queues held is gone: the trainer skips what it got, misses nothing.
+                    logger.warning("%s: sending again what is not committed", lost)
+                    first = self._source.committed() or first
 
+    def _consume(self, first: Commit, look: Callable[[], None]) -> None:
+        """Makes the channel and sends until the flag is set or it is gone."""
+        arguments = self._arguments
+        self._sender = sender = self._open_channel()
+        if sender is None:
+            return
+        rule = ClosingRule(arguments.window_size, arguments.num_shards, arguments.window_seconds)
+        try:
+            consume(
+                *(self._source, sender, self._assembler, rule, first),
+                *(self._flag, self._counts, look),
+            )
+        except ChannelError as error:
+            raise ChannelLost(f"the channel is gone ({error})") from error
+        finally:
+            sender.close()
 
-def _depth(sender: WindowSender) -> Optional[list[int]]:
-    """Windows waiting by shard; a channel that does not say is noticed at the next window."""
-    try:
-        return sender.depth()
-    except ChannelError as error:
-        logger.debug("the channel's depth is not known: %s", error)
-        return None
+    def _open_channel(self) -> Optional[WindowSender]:
+        """Waits for the engine for reconnect_seconds; None when told to stop meanwhile.
+
+        Raises:
+            ChannelError: The engine stayed away, or another consumer has the channel.
+        """
+        arguments = self._arguments
+        give_up_at = time.monotonic() + arguments.reconnect_seconds
+        sender = open_channel(
+            arguments.address,
+            arguments.namespace,
+            arguments.dataset_name,
+            arguments.num_shards,
+            arguments.max_queue_size,
+            lambda: self._flag.is_set() or time.monotonic() >= give_up_at,
+            PacedLog(logger.warning),
+        )
+        if sender is None and not self._flag.is_set():
+            raise ChannelError(
+                f"no engine at {arguments.address} within {arguments.reconnect_seconds:g} s"
+            )
+        return sender
+
+    def _depth(self) -> Optional[list[int]]:
+        """Windows waiting by shard; a channel that does not say is noticed at the next window."""
+        try:
+            return self._sender.depth() if self._sender is not None else None
+        except ChannelError as error:
+            logger.debug("the channel's depth is not known: %s", error)
+            return None

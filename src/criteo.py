@@ -33,6 +33,9 @@ VALUE_FORMATS = ("tsv", "json")
 ROW = "row"
 """Stands for the column where a line as a whole is at fault."""
 
+# pyarrow would take SIGTERM and SIGINT for itself while it reads, and fail the read.
+pa.enable_signal_handlers(False)
+
 _TAB = ord("\t")
 _ONE_IF_FOREIGN = bytes(byte not in b"0123456789-\t" for byte in range(256))
 _LABELS = (b"0", b"1")

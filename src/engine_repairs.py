@@ -1,4 +1,4 @@
-"""Repairs of four defects of the yr engine's client, as shipped inside mindpandas 0.2.0.
+"""Repairs of five defects of the yr engine's client, as shipped inside mindpandas 0.2.0.
 
 A consumer and a trainer live for weeks; the client was made for scripts that live for minutes. It
 keeps something of every call for ever, and it waits for ever when the engine is gone. Each function
@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 import mindpandas  # noqa: F401  (puts yr and fnruntime on the module path: it has to come first)
 import yr
-from fnruntime.rpc import sdk
+from fnruntime.rpc import rpc_server, sdk
 from yr.object_ref import ObjectRef
 from yr.runtime.runtime import Runtime
 from yr.runtime.task_manager import TaskManager
@@ -24,13 +24,16 @@ from yr.runtime.task_manager import TaskManager
 SEND_TIMEOUT_SECONDS = 15
 GET_TIMEOUT_SECONDS = 30
 
-# Set once the engine has let a message time out: the connection doesn't come back by itself, the
+LEAVE_TIMEOUT_SECONDS = 3
+
+# Set once the engine's connection broke or a message timed out: it doesn't come back by itself, the
 # process has to leave the engine and join it again.
 engine_lost = threading.Event()
 
 _FUTURES = "_TaskManager__futures"
 _lock = threading.Lock()
 _applied = False
+_joined = 0
 
 
 def apply_repairs() -> None:
@@ -45,7 +48,14 @@ def apply_repairs() -> None:
         forget_finished_futures()
         bound_send(client_class)
         bound_get()
+        notice_a_broken_stream(rpc_server.RuntimeService)
         _applied = True
+
+
+def leaving() -> None:
+    """Says that the process leaves the engine by itself: what breaks from here on is no loss."""
+    global _joined
+    _joined += 1
 
 
 def forget_answered_callbacks(client_class: Any) -> None:
@@ -94,7 +104,7 @@ def forget_finished_futures() -> None:
 def bound_send(client_class: Any) -> None:
     """Gives every message to the engine at most `SEND_TIMEOUT_SECONDS`; then `TimeoutError`.
 
-    `engine_lost` is set then.
+    `engine_lost` is set then. While leaving, `LEAVE_TIMEOUT_SECONDS` do.
 
     Defect: `.invoke` passes None as the time-out of `RPClient.send`, `terminate` 900 s. When an
     actor's process crashes, or the engine goes away, the answer never comes and the caller never
@@ -105,12 +115,15 @@ def bound_send(client_class: Any) -> None:
 
     @functools.wraps(original)
     def send(self: Any, request: Any, timeout: float | None = None) -> Any:
-        limit = SEND_TIMEOUT_SECONDS if timeout is None else min(timeout, SEND_TIMEOUT_SECONDS)
+        patience = LEAVE_TIMEOUT_SECONDS if engine_lost.is_set() else SEND_TIMEOUT_SECONDS
+        limit = patience if timeout is None else min(timeout, patience)
+        joined = _joined
         try:
             return original(self, request, limit)
         except concurrent.futures.TimeoutError:
             self._response_futures.pop(request.messageID, None)
-            engine_lost.set()
+            if joined == _joined:
+                engine_lost.set()
             raise TimeoutError(f"the engine did not take a message within {limit} s") from None
 
     client_class.send = send
@@ -123,3 +136,25 @@ def bound_get() -> None:
     have no argument for it: an actor that hangs would hold its caller for five minutes.
     """
     yr.get.__defaults__ = (GET_TIMEOUT_SECONDS,)
+
+
+def notice_a_broken_stream(service_class: Any) -> None:
+    """Sets `engine_lost` when the stream from the engine ends, and fails what waits for an answer.
+
+    Defect: `RuntimeService._receive_request` only logs the end; those who wait for an answer wait
+    until their time is up.
+    """
+    original = service_class._receive_request
+
+    @functools.wraps(original)
+    def receive(self: Any, request_iterator: Any) -> None:
+        joined = _joined
+        original(self, request_iterator)
+        if joined != _joined:
+            return
+        engine_lost.set()
+        for future in list(sdk.RPClient()._response_futures.values()):
+            if not future.done():
+                future.set_exception(TimeoutError("the connection to the engine broke"))
+
+    service_class._receive_request = receive

@@ -19,7 +19,7 @@ from typing import Any, Callable, Optional, TypeVar
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from src.arrays import Array
@@ -91,6 +91,7 @@ class RowSource:
         group_id: The group whose committed offsets are the stream's position.
         reconnect_seconds: How long a broker that went away is waited for.
         stopped: Asked while waiting; True gives up at once.
+        allow_loss: Go on at the first row there is where retention has deleted the wanted one.
 
     Raises:
         SourceError: No broker answers, or there is no such topic.
@@ -103,11 +104,13 @@ class RowSource:
         group_id: str,
         reconnect_seconds: float = 60,
         stopped: Callable[[], bool] = lambda: False,
+        allow_loss: bool = False,
     ) -> None:
         self._servers = bootstrap_servers
         self._topic = topic
         self._reconnect_seconds = reconnect_seconds
         self._stopped = stopped
+        self._allow_loss = allow_loss
         self._heard_at = self._probed_at = time.monotonic()
         try:
             self._consumer = KafkaConsumer(
@@ -200,42 +203,41 @@ class RowSource:
         }
         self._consumer.commit(offsets, timeout_ms=int(REQUEST_SECONDS * 1000))
 
-    def resolve_start(self, start: str, allow_loss: bool = False) -> Position:
+    def resolve_start(self, start: str) -> Position:
         """Where to begin reading.
 
         Args:
             start: "committed" (earliest where nothing is), "earliest", "latest", an ISO time such
                 as 2026-11-24T10:00:00 (UTC unless it says otherwise), or "partition:offset,...".
-            allow_loss: Go on at the first row there is where the wanted one is deleted already.
 
         Raises:
             SourceError: ``start`` can't be read, or retention has deleted the wanted rows.
         """
-        beginnings = self._beginnings(self.partitions)
         committed = self.committed() if start == "committed" else None
         if committed is not None:
-            wanted: Mapping[int, int] = committed.position.offsets
+            position = committed.position
         elif start in ("committed", "earliest"):
-            wanted = beginnings
+            position = Position(self._beginnings(self.partitions))
         elif start == "latest":
-            wanted = self._ends()
+            position = Position(self._ends())
         elif ":" in start and "-" not in start:
-            wanted = {**beginnings, **self._named_offsets(start)}
+            position = Position({**self._beginnings(self.partitions), **self._named_offsets(start)})
         else:
-            wanted = self._offsets_at(start)
-        return Position(self._reachable(wanted, beginnings, allow_loss))
+            position = Position(self._offsets_at(start))
+        self._reachable(position.offsets)
+        return position
 
     def seek(self, position: Position) -> None:
         """Drops everything held and reads on from a position.
 
         Raises:
-            SourceError: The broker stayed away for longer than reconnect_seconds.
+            SourceError: The broker stayed away for longer than reconnect_seconds, or retention has
+                deleted the wanted rows.
         """
         # The fetches before may have seen less of the topic than it holds by now.
         self._least_end = self._ends()
-        for number, handle in self._handles.items():
-            self._consumer.seek(handle, position.offsets[number])
-            self._queues[number] = _Queue()
+        self._fetch_from(position.offsets)
+        self._queues = {number: _Queue() for number in self.partitions}
         self._consumer.resume(*self._handles.values())
         self._paused.clear()
 
@@ -243,10 +245,14 @@ class RowSource:
         """Fetches what is there, waiting up to ``timeout_seconds`` for something.
 
         Raises:
-            SourceError: The broker stayed away for longer than reconnect_seconds.
+            SourceError: The broker stayed away for longer than reconnect_seconds, or retention has
+                deleted rows before they were read.
         """
         try:
             batches = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
+        except OffsetOutOfRangeError:
+            self._skip_deleted_rows()
+            batches = {}
         except KafkaError as error:
             if not error.retriable:
                 raise SourceError(f"reading {self._topic}: {error}") from None
@@ -375,28 +381,48 @@ class RowSource:
             for number in self.partitions
         }
 
-    def _reachable(
-        self, wanted: Mapping[int, int], beginnings: Mapping[int, int], allow_loss: bool
-    ) -> dict[int, int]:
-        """The wanted offsets, unless retention has deleted some or they don't exist yet."""
-        ends = self._ends()
-        offsets = dict(wanted)
-        for number, offset in wanted.items():
+    def _reachable(self, wanted: Mapping[int, int]) -> dict[int, int]:
+        """The wanted offsets, or the first ones there are where retention has deleted some.
+
+        Raises:
+            SourceError: Rows are deleted and that is not allowed, or an offset does not exist yet.
+        """
+        beginnings, ends = self._beginnings(self.partitions), self._ends()
+        offsets = {}
+        for number in self.partitions:
+            offset = wanted.get(number, beginnings[number])
             if offset > ends[number]:
                 raise SourceError(
                     f"partition {number} of {self._topic} ends at offset {ends[number]}, "
                     f"the wanted offset {offset} is not there"
                 )
             gone = beginnings[number] - offset
-            if gone > 0 and not allow_loss:
+            if gone > 0 and not self._allow_loss:
                 raise SourceError(
                     f"partition {number} of {self._topic}: {gone} rows from offset {offset} on are "
                     "deleted already (retention); --allow_loss goes on without them"
                 )
+            offsets[number] = max(offset, beginnings[number])
+        return offsets
+
+    def _skip_deleted_rows(self) -> None:
+        """Goes on behind rows that were deleted before they could be fetched, if that is allowed.
+
+        What is held stays held; the next row fetched covers the deleted ones.
+        """
+        self._fetch_from(
+            {
+                number: int(self._consumer.position(handle, timeout_ms=1_000))
+                for number, handle in self._handles.items()
+            }
+        )
+
+    def _fetch_from(self, wanted: Mapping[int, int]) -> None:
+        for number, offset in self._reachable(wanted).items():
+            self._consumer.seek(self._handles[number], offset)
+            gone = offset - wanted.get(number, offset)
             if gone > 0:
                 logger.warning("partition %d: %d rows are gone, going on", number, gone)
-                offsets[number] = beginnings[number]
-        return offsets
 
     def _bound_memory(self) -> None:
         """Pauses a partition that holds much, until it holds half of that."""

@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Callable
+from typing import Any, BinaryIO, Callable, Optional
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from tqdm import tqdm
 
 from src.criteo import is_header, json_message
+from src.partition_reader import ANSWER_SECONDS, open_reader, records_between
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 10.0
 DELIVERY_SECONDS = 60.0
 SETTLE_SECONDS = DELIVERY_SECONDS + 5.0
 STOP_SETTLE_SECONDS = 3.0
@@ -31,6 +31,7 @@ CLOSE_SECONDS = 0.5
 WAIT_SECONDS = 0.01
 RATE_SLICE_SECONDS = 0.05
 MAX_UNSETTLED_ROWS = 20_000
+MAX_STEP_BACK = 100_000
 
 
 class ProduceError(RuntimeError):
@@ -85,8 +86,8 @@ def check_partitions(options: ProduceOptions, wanted: int) -> None:
     Raises:
         ProduceError: No broker answers, or the topic has too few partitions.
     """
-    with _consumer(options) as consumer:
-        found = len(consumer.partitions_for_topic(options.topic) or ())
+    with _reader(options) as reader:
+        found = len(reader.partitions_for_topic(options.topic) or ())
     if found < wanted:
         raise ProduceError(
             f"topic {options.topic} has {found} partitions, needed: {wanted}; "
@@ -97,48 +98,55 @@ def check_partitions(options: ProduceOptions, wanted: int) -> None:
 def next_row(options: ProduceOptions, partition: int) -> int:
     """The number of the first row that the partition does not hold yet.
 
+    Behind the producer's last row there may be others, replayed dead letters for example, whose
+    keys are no row numbers.
+
     Raises:
-        ProduceError: No broker answers, or the last message is gone or its key is no row number.
+        ProduceError: No broker answers, or the rows are gone, or no key is a row number.
     """
     handle = TopicPartition(options.topic, partition)
-    with _consumer(options) as consumer:
-        consumer.assign([handle])
-        begin = consumer.beginning_offsets([handle])[handle]
-        end = consumer.end_offsets([handle])[handle]
+    with _reader(options) as reader:
+        begin = reader.beginning_offsets([handle])[handle]
+        end = reader.end_offsets([handle])[handle]
         if end == 0:
             return 0
         if begin == end:
             raise ProduceError(f"partition {partition}: its rows are deleted, can't resume")
-        consumer.seek(handle, end - 1)
-        records = consumer.poll(timeout_ms=int(ANSWER_SECONDS * 1000)).get(handle, [])
-    if not records:
-        raise ProduceError(f"partition {partition}: offset {end - 1} can't be read, can't resume")
-    key = records[-1].key
-    if key is None or not key.isdigit():
-        raise ProduceError(f"partition {partition}: the last key {key!r} is no row number")
-    return int(key) + 1
+        return _last_row_number(reader, handle, begin, end) + 1
+
+
+def _last_row_number(reader: KafkaConsumer, handle: TopicPartition, begin: int, end: int) -> int:
+    """Looks for the last key that is a row number, backwards and in growing steps."""
+    last_key: Optional[bytes] = None
+    behind, step = end, 1
+    while behind > begin:
+        first = max(begin, behind - step)
+        number = None
+        for record in records_between(reader, handle, first, behind):
+            last_key = record.key if behind == end else last_key
+            if record.key is not None and record.key.isdigit():
+                number = int(record.key)
+        if number is not None:
+            return number
+        behind, step = first, min(10 * step, MAX_STEP_BACK)
+    raise ProduceError(
+        f"partition {handle.partition}: no key is a row number, the last one is {last_key!r}"
+    )
 
 
 @contextmanager
-def _consumer(options: ProduceOptions) -> Iterator[KafkaConsumer]:
+def _reader(options: ProduceOptions) -> Iterator[KafkaConsumer]:
     """A consumer without a group, to look at the topic; broker errors become ProduceError."""
     try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=options.bootstrap_servers.split(","),
-            auto_offset_reset="none",
-            enable_auto_commit=False,
-            allow_auto_create_topics=False,
-            bootstrap_timeout_ms=int(ANSWER_SECONDS * 1000),
-            metrics_enabled=False,
-        )
+        reader = open_reader(options.bootstrap_servers)
     except (KafkaError, ValueError) as error:
         raise _no_broker(options, error) from None
     try:
-        yield consumer
+        yield reader
     except KafkaError as error:
         raise ProduceError(f"topic {options.topic}: {error}") from None
     finally:
-        consumer.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))
+        reader.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))
 
 
 def _no_broker(options: ProduceOptions, error: Exception) -> ProduceError:

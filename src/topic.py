@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from kafka.errors import (
+    InvalidReplicationFactorError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 
 logger = logging.getLogger(__name__)
 
 
 class TopicError(RuntimeError):
-    """The topic can't be made; one line says why."""
+    """The topic can't be made; one line says why.
+
+    Attributes:
+        retriable: Whether it may work later: a broker is away, or too few of them are there.
+    """
+
+    def __init__(self, reason: str, retriable: bool = False) -> None:
+        super().__init__(reason)
+        self.retriable = retriable
 
 
 def ensure_topic(
@@ -22,6 +35,7 @@ def ensure_topic(
     num_partitions: int,
     replication_factor: int,
     timeout_seconds: float = 10,
+    configs: Optional[Mapping[str, str]] = None,
 ) -> int:
     """Makes sure that the topic has at least so many partitions.
 
@@ -29,8 +43,10 @@ def ensure_topic(
         bootstrap_servers: host:port,...
         topic: Its name.
         num_partitions: The partitions wanted; a topic that has more keeps them.
-        replication_factor: Copies of each partition, where the topic is new.
+        replication_factor: Copies of each partition, where the topic is new; -1 for as many as
+            the broker makes by default.
         timeout_seconds: How long a broker is waited for.
+        configs: Kafka's settings of the topic, where it is new.
 
     Returns:
         The partitions there are now.
@@ -46,28 +62,41 @@ def ensure_topic(
             request_timeout_ms=milliseconds,
         )
     except (KafkaError, ValueError) as error:
-        raise TopicError(f"no broker answers at {bootstrap_servers}: {error}") from None
+        raise TopicError(f"no broker answers at {bootstrap_servers}: {error}", True) from None
     try:
-        if _create(admin, topic, num_partitions, replication_factor):
+        if _create(admin, topic, num_partitions, replication_factor, configs or {}):
             return num_partitions
         return _grow(admin, topic, num_partitions)
     except KafkaError as error:
-        raise TopicError(f"topic {topic} at {bootstrap_servers}: {error}") from None
+        reason = f"topic {topic} at {bootstrap_servers}: {error}"
+        raise TopicError(reason, bool(error.retriable)) from None
     finally:
         admin.close()
 
 
 def _create(
-    admin: KafkaAdminClient, topic: str, num_partitions: int, replication_factor: int
+    admin: KafkaAdminClient,
+    topic: str,
+    num_partitions: int,
+    replication_factor: int,
+    configs: Mapping[str, str],
 ) -> bool:
     """Creates a topic and waits until it can be used; False where it is there already."""
-    options = {"num_partitions": num_partitions, "replication_factor": replication_factor}
+    options = {
+        "num_partitions": num_partitions,
+        "replication_factor": replication_factor,
+        "configs": dict(configs),
+    }
     # The broker's own words are in the answer, a raised error would spell out the whole request.
     answer = admin.create_topics({topic: options}, raise_errors=False)["topics"][0]
     if answer["error_code"] == TopicAlreadyExistsError.errno:
         return False
     if answer["error_code"]:
-        raise TopicError(f"topic {topic} can't be created: {_reason(answer)}")
+        kind = for_code(answer["error_code"])
+        raise TopicError(
+            f"topic {topic} can't be created: {_reason(answer)}",
+            retriable=kind.retriable or kind is InvalidReplicationFactorError,
+        )
     admin.wait_for_topics([topic])
     logger.info("created topic %s with %d partitions", topic, num_partitions)
     return True

@@ -32,12 +32,13 @@ from src.callbacks import (
     TrainingProgress,
     TrainingStopped,
 )
-from src.channel import WindowReceiver, attach, finalize
+from src.channel import FREEZE_SECONDS, PacedLog, WindowReceiver, attach, engine_is_lost, finalize
 from src.checkpoint import CheckpointStore, Unit
 from src.config import Config
 from src.dataset import DatasetError, StreamingDataset
 from src.exposition import TrainerNumbers, serving
 from src.kafka_source import RowSource
+from src.line_file import begin_audit
 from src.position import Commit, Position
 from src.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer, restored_metrics
 from src.stop import StopFlag
@@ -129,6 +130,7 @@ class Trainer:
 
     def _run(self) -> None:
         config = self._config
+        self._store.lock()
         if config.fresh:
             self._store.set_aside()
         unit = self._store.newest()
@@ -146,6 +148,7 @@ class Trainer:
         ) as source:
             position = self._begin_session(source, unit)
             network = self._build(unit)
+            begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)
             self._dataset = self._open_stream(receiver, position, unit)
             self._train(network, source, position, unit)
 
@@ -161,23 +164,31 @@ class Trainer:
             return self._flag.is_set()
 
         receiver = attach(
-            config.address, config.namespace, config.dataset_name, 0, give_up, logger.info
+            *(config.address, config.namespace, config.dataset_name, 0),
+            give_up,
+            PacedLog(logger.info),
         )
         return self._checked(receiver)
 
     def _attach_again(self) -> Optional[WindowReceiver]:
-        """Waits for the consumer's return for ``reconnect_seconds``."""
+        """Waits for the consumer's return for ``reconnect_seconds``.
+
+        When it is the engine that went away, the consumer may have to thaw first.
+        """
         config = self._config
-        began = time.monotonic()
+        patience = config.reconnect_seconds + (FREEZE_SECONDS if engine_is_lost() else 0.0)
+        give_up_at = time.monotonic() + patience
 
         def give_up() -> bool:
-            return self._flag.is_set() or time.monotonic() - began >= config.reconnect_seconds
+            return self._flag.is_set() or time.monotonic() >= give_up_at
 
         receiver = attach(
-            config.address, config.namespace, config.dataset_name, 0, give_up, logger.info
+            *(config.address, config.namespace, config.dataset_name, 0),
+            give_up,
+            PacedLog(logger.info),
         )
         if receiver is None and not self._flag.is_set():
-            raise DatasetError(f"no consumer came back within {config.reconnect_seconds:g} s")
+            raise DatasetError(f"no consumer came back within {patience:g} s")
         return self._checked(receiver)
 
     def _checked(self, receiver: Optional[WindowReceiver]) -> Optional[WindowReceiver]:
@@ -193,6 +204,7 @@ class Trainer:
         if unit is not None:
             position = unit.position
             logger.info("resuming at step %d, position %s, from %s", unit.step, position, unit.path)
+            _warn_of_commit_ahead(source.committed(), position)
         else:
             committed = source.committed()
             if committed is None:
@@ -239,6 +251,7 @@ class Trainer:
         config, stream = self._config, self._dataset
         assert stream is not None
         progress = TrainingProgress(unit.step if unit else 0, position)
+        ledger = LedgerCallBack(progress, stream, config.audit_path)
         timer = StepTimer()
         metrics = self._metrics_callback(progress, timer, source, unit)
         checkpoint = StreamCheckpoint(
@@ -248,12 +261,13 @@ class Trainer:
             every_steps=config.save_checkpoint_steps,
             topic=config.topic,
             model=model_shape(config),
+            on_saving=ledger.sync,
             on_saved=lambda unit: self._commit(source, unit),
             extra=metrics.state,
         )
         callbacks = [
             ms.TimeMonitor(1),
-            LedgerCallBack(progress, stream, config.audit_path),
+            ledger,
             LossCallBack(progress, config.loss_file_name),
             metrics,
             checkpoint,
@@ -322,6 +336,19 @@ class Trainer:
         if self._dataset is not None:
             self._dataset.close()
         finalize()
+
+
+def _warn_of_commit_ahead(commit: Optional[Commit], position: Position) -> None:
+    """Says that somebody has committed what no checkpoint holds; the checkpoint is what counts."""
+    offsets = commit.position.offsets if commit else {}
+    for number, offset in position.offsets.items():
+        ahead = offsets.get(number, offset) - offset
+        if ahead > 0:
+            logger.warning(
+                "partition %d: the commit at offset %d is %d rows ahead of the checkpoint, "
+                "going back to the checkpoint",
+                *(number, offset + ahead, ahead),
+            )
 
 
 def report(progress: TrainingProgress, stream: StreamingDataset, seconds: float) -> None:

@@ -6,7 +6,7 @@ import logging
 
 from mindspore import context
 
-from src.callbacks import NonFiniteLoss, OutputError
+from src.callbacks import NonFiniteLoss
 from src.channel import ChannelError
 from src.checkpoint import CheckpointError
 from src.config import Config
@@ -14,6 +14,7 @@ from src.dataset import DatasetError
 from src.exit_repair import keep_modules_until_exit
 from src.exposition import ExpositionError
 from src.kafka_source import SourceError
+from src.line_file import OutputError
 from src.position import GapError
 from src.stop import StopFlag
 from src.train import Trainer, TrainError, choose_device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -15,7 +17,9 @@ hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 INTEGRATION = Path(__file__).parent / "integration"
-ONLY_A_BROKER = {"test_kafka_source.py", "test_producer.py", "test_topic.py"}
+ONLY_A_BROKER = {
+    *("test_dead_letters.py", "test_kafka_source.py", "test_producer.py", "test_topic.py"),
+}
 # The longest group comes first, the unit tests and the shorter group run beside it.
 ORDER = {"engine": 0, None: 1, "broker": 2}
 
@@ -35,6 +39,17 @@ def _group(item: pytest.Item) -> Optional[str]:
     if INTEGRATION not in item.path.parents:
         return None
     return "broker" if item.path.name in ONLY_A_BROKER else "engine"
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Lets a test call a script's ``main``, which takes over the root logger, and puts it back."""
+    root, kafka = logging.getLogger(), logging.getLogger("kafka")
+    handlers, levels = list(root.handlers), (root.level, kafka.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    kafka.setLevel(levels[1])
 
 
 def pytest_sessionfinish() -> None:

@@ -20,7 +20,6 @@ from src.callbacks import (
     LedgerCallBack,
     LossCallBack,
     NonFiniteLoss,
-    OutputError,
     StopCallBack,
     StreamCheckpoint,
     TrainingProgress,
@@ -29,6 +28,7 @@ from src.callbacks import (
 )
 from src.checkpoint import CheckpointError, CheckpointStore, Unit
 from src.dataset import BatchRecord
+from src.line_file import OutputError
 from src.position import Position, RowRange
 from src.stop import StopFlag
 
@@ -77,7 +77,9 @@ def checkpoint_of(
 ) -> StreamCheckpoint:
     store = CheckpointStore(folder, "w", 9)
     return StreamCheckpoint(
-        store, TwoLosses(), progress, every_steps, "clicks", {"emb_dim": 1}, saved.append
+        *(store, TwoLosses(), progress, every_steps, "clicks", {"emb_dim": 1}),
+        on_saving=lambda: None,
+        on_saved=saved.append,
     )
 
 
@@ -213,14 +215,21 @@ def test_checkpoints_fall_on_multiples_of_the_global_step(tmp_path: Path) -> Non
     assert [unit.step for unit in saved] == [10, 15]
 
 
-def test_saved_unit_is_durable_before_it_is_told(tmp_path: Path) -> None:
+def test_unit_is_announced_before_it_is_written_and_told_when_it_is_durable(
+    tmp_path: Path,
+) -> None:
     progress, found = TrainingProgress(0, START), list[Optional[Unit]]()
     store = CheckpointStore(tmp_path, "w", 9)
+
+    def look() -> None:
+        found.append(store.newest())
+
     callback = StreamCheckpoint(
-        store, TwoLosses(), progress, 1, "t", {}, lambda unit: found.append(store.newest())
+        *(store, TwoLosses(), progress, 1, "t", {}), look, lambda unit: look()
     )
     finish_step(progress, callback)
-    assert found[0] is not None and found[0].step == 1
+    assert found[0] is None
+    assert found[1] is not None and found[1].step == 1
 
 
 def test_last_save_does_nothing_where_the_step_is_saved(tmp_path: Path) -> None:

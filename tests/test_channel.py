@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 
 from src import channel, engine_repairs
-from src.channel import ChannelError, WindowReceiver, WindowSender, attach, finalize
+from src.channel import (
+    ChannelError,
+    ChannelInUse,
+    PacedLog,
+    WindowReceiver,
+    WindowSender,
+    attach,
+    finalize,
+    open_channel,
+)
 
 
 class Ref:
@@ -289,6 +298,39 @@ def test_attach_tells_why_it_waits_and_stops_when_asked(monkeypatch: pytest.Monk
     ends = attach("127.0.0.1", "demo", "criteo", 0, lambda: len(said) == 3, said.append, 0.0)
     assert ends is None
     assert said == ["no sender yet"] * 3
+
+
+def test_opening_waits_for_the_engine_but_not_for_a_sender_that_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers: list[Any] = [ChannelError("no engine"), "the end", ChannelInUse("taken")]
+
+    def next_answer(*args: Any) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(channel, "WindowSender", next_answer)
+    said: list[str] = []
+
+    def opened() -> Any:
+        return open_channel("127.0.0.1", "demo", "criteo", 1, 10, lambda: False, said.append, 0.0)
+
+    assert opened() == "the end"
+    with pytest.raises(ChannelInUse, match="taken"):
+        opened()
+    assert said == ["no engine"]
+
+
+def test_a_reason_is_logged_at_once_and_then_every_ten_seconds() -> None:
+    now = [0.0]
+    said: list[str] = []
+    say = PacedLog(said.append, lambda: now[0])
+    for second in range(25):
+        now[0] = float(second)
+        say("no sender" if second < 20 else "no engine")
+    assert said == ["no sender", "no sender", "no engine"]
 
 
 def test_lost_engine_is_left_before_it_is_joined_again(monkeypatch: pytest.MonkeyPatch) -> None:

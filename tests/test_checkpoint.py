@@ -6,6 +6,8 @@ import errno
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -510,3 +512,17 @@ def test_set_aside_moves_units_whole_and_twice_overwrites_nothing(
 def test_set_aside_without_units_does_nothing(store: CheckpointStore, folder: Path) -> None:
     store.set_aside()
     assert names(folder) == set()
+
+
+def test_only_one_process_at_a_time_has_the_folder(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path, "w", 3).lock()
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from src.checkpoint import CheckpointError, CheckpointStore\n"
+        "try: CheckpointStore(Path(sys.argv[1]), 'w', 3).lock()\n"
+        "except CheckpointError as error: print(error)"
+    )
+    second = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert f"another trainer is using {tmp_path}" in second.stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from typing import Any, Optional, Union
 
@@ -368,3 +370,21 @@ def test_a_bad_json_row_is_named(value: Optional[bytes], column: str, reason: st
     bad = only_fault(value, "json")
     assert bad.column == column
     assert reason in bad.reason
+
+
+def test_a_signal_that_the_program_handles_does_not_fail_a_read() -> None:
+    code = (
+        "import os, signal, threading\n"
+        "from src.criteo import parse_messages\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "lines = [b'\\t'.join([b'1', *[b'7'] * 39])] * 20_000\n"
+        "done = threading.Event()\n"
+        "def strike():\n"
+        "    while not done.wait(0.001): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "threading.Thread(target=strike, daemon=True).start()\n"
+        "print({len(parse_messages(lines).label) for _ in range(20)})\n"
+        "done.set()\n"
+    )
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert run.stdout == "{20000}\n", run.stderr

@@ -70,6 +70,30 @@ del ref
 gc.collect()
 found["futures"] = len(manager._TaskManager__futures)
 
+class Waiting:
+    error = None
+    done = lambda self: False
+    def set_exception(self, error):
+        self.error = error
+
+from fnruntime.rpc import rpc_server
+if sys.argv[1] == "repaired":
+    from src.engine_repairs import leaving
+    engine_lost.clear()
+    left = Waiting()
+    client._response_futures["left"] = left
+    def stream_while_leaving():
+        leaving()
+        yield from ()
+    rpc_server.RuntimeService._receive_request(None, stream_while_leaving())
+    found["lost_by_leaving"] = engine_lost.is_set() or left.error is not None
+waiting = Waiting()
+client._response_futures["waiting"] = waiting
+rpc_server.RuntimeService._receive_request(None, iter(()))
+found["told_of_the_break"] = waiting.error is not None
+if sys.argv[1] == "repaired":
+    found["lost_by_the_break"] = engine_lost.is_set()
+
 found["get_default"] = yr.get.__defaults__[0]
 print(json.dumps(found))
 """
@@ -123,6 +147,14 @@ def test_send_has_a_time_out_and_cleans_up(stock: dict[str, Any], repaired: dict
 def test_get_waits_for_less_than_minutes(stock: dict[str, Any], repaired: dict[str, Any]) -> None:
     assert stock["get_default"] == 300
     assert repaired["get_default"] == 30
+
+
+def test_a_broken_stream_fails_what_waits_at_once(
+    stock: dict[str, Any], repaired: dict[str, Any]
+) -> None:
+    assert not stock["told_of_the_break"]
+    assert repaired["told_of_the_break"] and repaired["lost_by_the_break"]
+    assert not repaired["lost_by_leaving"]
 
 
 def test_repairs_reach_an_engine_that_was_joined_before() -> None:

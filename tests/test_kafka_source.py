@@ -14,6 +14,7 @@ from kafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
 )
 
 from src import kafka_source
@@ -87,6 +88,8 @@ class MemoryConsumer:
         for number in self.places.keys() - self.paused:
             self.ends_seen[number] = end = self.broker.rows[number]
             place = self.places[number]
+            if place < self.broker.first[number]:
+                raise OffsetOutOfRangeError({TopicPartition("rows", number): place})
             if place < end and not self.broker.away:
                 taken = range(place, min(place + 2, end))
                 found[TopicPartition("rows", number)] = [
@@ -109,8 +112,8 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     yield made
 
 
-def source(reconnect_seconds: float = 0.1) -> RowSource:
-    return RowSource("memory:1", "rows", "group", reconnect_seconds)
+def source(reconnect_seconds: float = 0.1, allow_loss: bool = False) -> RowSource:
+    return RowSource("memory:1", "rows", "group", reconnect_seconds, allow_loss=allow_loss)
 
 
 def exhausted(rows: RowSource) -> list[bool]:
@@ -155,8 +158,29 @@ def test_a_start_that_retention_has_deleted_is_refused_unless_loss_is_allowed(
     broker.first[0] = 4
     with pytest.raises(SourceError, match=r"partition 0 .* 3 rows from offset 1 on are deleted"):
         source().resolve_start("0:1")
-    assert source().resolve_start("0:1", allow_loss=True) == Position({0: 4, 1: 0})
+    rows = source(allow_loss=True)
+    position = rows.resolve_start("0:1")
+    assert position == Position({0: 1, 1: 0})  # so that the first row covers the deleted ones
+    rows.seek(position)
     assert "3 rows are gone" in caplog.text
+    rows.poll(0)
+    assert rows.held(10)[0].offset.tolist() == [4, 5]
+
+
+def test_rows_deleted_before_they_were_fetched_are_refused_or_skipped(broker: Broker) -> None:
+    for allow_loss in (False, True):
+        broker.first[0] = 0
+        rows = source(allow_loss=allow_loss)
+        rows.seek(Position({0: 0, 1: 0}))
+        rows.poll(0)
+        broker.first[0] = 4
+        if allow_loss:
+            rows.poll(0)
+            rows.poll(0)
+            assert rows.held(10)[0].offset.tolist() == [0, 1, 4, 5]
+        else:
+            with pytest.raises(SourceError, match="2 rows from offset 2 on are deleted"):
+                rows.poll(0)
 
 
 def test_rows_stay_held_in_order_until_they_are_dropped(broker: Broker) -> None:
@@ -269,10 +293,10 @@ def test_a_connection_lost_in_a_poll_is_waited_for(broker: Broker) -> None:
     assert [held.values for held in rows.held(9)] == [[b"0", b"1"], [b"0", b"1"]]
 
 
-def test_an_offset_that_is_out_of_range_ends_a_poll_at_once(broker: Broker) -> None:
+def test_an_error_that_no_wait_mends_ends_a_poll_at_once(broker: Broker) -> None:
     rows = source(reconnect_seconds=60)
-    broker.poll_error = OffsetOutOfRangeError("0:5")
-    with pytest.raises(SourceError, match="reading rows: .*OffsetOutOfRange"):
+    broker.poll_error = TopicAuthorizationFailedError("rows")
+    with pytest.raises(SourceError, match="reading rows: .*TopicAuthorizationFailed"):
         rows.poll(0.01)
 
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import psutil
 import pytest
@@ -66,7 +67,15 @@ class DictionaryFiles:
 
 
 class Pipeline:
-    """Starts scripts that belong together; at the end of the block none of them runs."""
+    """Starts scripts that belong together; at the end of the block none of them runs.
+
+    Args:
+        folder: Where they run.
+        bootstrap_servers: The broker.
+        dictionaries: The consumer's.
+        num_partitions: Of the topic that is made.
+        topic: A topic that is there already, instead.
+    """
 
     def __init__(
         self,
@@ -74,13 +83,17 @@ class Pipeline:
         bootstrap_servers: str,
         dictionaries: DictionaryFiles,
         num_partitions: int,
+        topic: Optional[str] = None,
     ) -> None:
         self.folder = folder
-        self._dictionaries = dictionaries
-        name = f"test_{uuid.uuid4().hex[:8]}"
-        ensure_topic(bootstrap_servers, name, num_partitions, replication_factor=1)
-        self._topic = (f"--bootstrap_servers={bootstrap_servers}", f"--topic={name}")
-        self._ends = (*self._topic, f"--group_id={name}", f"--dataset_name={name}")
+        self.bootstrap_servers = bootstrap_servers
+        self.dictionaries = dictionaries
+        self.name = f"test_{uuid.uuid4().hex[:8]}"
+        self.topic = topic or self.name
+        if topic is None:
+            ensure_topic(bootstrap_servers, self.name, num_partitions, replication_factor=1)
+        self._topic = (f"--bootstrap_servers={bootstrap_servers}", f"--topic={self.topic}")
+        self._ends = (*self._topic, f"--group_id={self.name}", f"--dataset_name={self.name}")
         self._scripts: list[Script] = []
         self.loss_lines: list[str] = []
 
@@ -96,9 +109,9 @@ class Pipeline:
         return self._start(
             "consumer",
             *self._ends,
-            f"--max_dict={self._dictionaries.max_dict}",
-            f"--min_dict={self._dictionaries.min_dict}",
-            f"--map_dict={self._dictionaries.map_dict}",
+            f"--max_dict={self.dictionaries.max_dict}",
+            f"--min_dict={self.dictionaries.min_dict}",
+            f"--map_dict={self.dictionaries.map_dict}",
             *flags,
         )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from examples.local_services import EngineService, KafkaService, wait_until
 from examples.quickstart import Script
+from src.dead_letters import read_letters
 from tests.integration.pipeline import (
     BATCH_SIZE,
     CONSUMED,
@@ -166,7 +168,7 @@ def test_rows_that_trickle_in_are_each_trained_once_in_windows_closed_by_time(
     assert windows > 4  # two seconds of rows
 
 
-def test_bad_rows_are_named_and_the_rows_between_them_are_trained(
+def test_bad_rows_are_named_and_kept_and_the_rows_between_them_are_trained(
     new_pipeline: NewPipeline, tmp_path: Path
 ) -> None:
     pipeline = new_pipeline(1)
@@ -185,6 +187,35 @@ def test_bad_rows_are_named_and_the_rows_between_them_are_trained(
     named = re.findall(r"bad row: partition 0, offset (\d+), (\w+): \S", consumer.log())
     bad = {(int(offset), column) for offset, column in named}
     assert bad == {(10, "row"), (11, "row"), (60, "label"), (61, "I1"), (104, "row")}
+    counts = consumer.found(CONSUMED)
+    assert counts is not None and counts[3] == "5"
+    letters = read_letters(pipeline.bootstrap_servers, pipeline.topic)
+    assert {(letter.offset, letter.column) for letter in letters} == bad
+    assert [letter.value for letter in letters] == [lines[letter.offset] for letter in letters]
+
+
+def test_loss_that_is_not_finite_ends_the_trainer_and_the_last_good_checkpoint_stays(
+    new_pipeline: NewPipeline, tmp_path: Path
+) -> None:
+    pipeline = new_pipeline(1)
+    (file,) = sample_files(tmp_path, 200, 1)
+    lines = [line.split(b"\t") for line in file.read_bytes().splitlines()]
+    for number, fields in enumerate(lines):
+        fields[1] = b"1" if number >= 100 else b""
+    file.write_bytes(b"".join(b"\t".join(fields) + b"\n" for fields in lines))
+    maxima = pickle.loads(pipeline.dictionaries.max_dict.read_bytes())
+    (tmp_path / "max.pkl").write_bytes(pickle.dumps({**maxima, "I1": 1e-300}))
+    pipeline.consumer(f"--max_dict={tmp_path / 'max.pkl'}", "--window_size=50")
+    assert_ends(pipeline.producer([file]))
+    trainer = pipeline.trainer("--save_checkpoint_steps=1")
+    assert trainer.wait(LONG) == 1
+    errors = [line for line in trainer.log().splitlines() if " ERROR " in line]
+    assert len(errors) == 1 and "the loss is not finite: epoch: 1, step: " in errors[0]
+    good = [line for line in pipeline.loss_lines if LOSS_LINE.fullmatch(line)]
+    assert good == pipeline.loss_lines[:-1]
+    assert len(good) == 2
+    saved = {int(path.stem.rpartition("_")[2]) for path in (tmp_path / "ckpt").glob("*.ckpt")}
+    assert max(saved) == len(good)
 
 
 def test_signals_stop_trainer_and_consumer_while_rows_flow(

@@ -1,0 +1,185 @@
+"""Lists and counts the rows that could not be used, and sends corrected ones back.
+
+    python examples/dead_letters.py list > bad.jsonl
+    python examples/dead_letters.py count
+    python examples/dead_letters.py replay bad.jsonl
+
+``list`` writes one JSON object a line: origin (topic:partition:offset), column, reason, time, and
+the row as it came as ``value``, or as ``value_base64`` where it is not UTF-8. ``replay`` reads such
+lines with the value corrected and sends each row to the partition it came from, once, however often
+it is run; a row that is still bad is refused. What was replayed is listed and counted no more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.config import add_shared_flags
+from src.criteo import VALUE_FORMATS
+from src.dead_letters import DeadLetter, read_letters, time_text
+from src.kafka_source import SourceError
+from src.logs import configure_logging
+from src.replay import Correction, replay
+
+logger = logging.getLogger("dead_letters")
+
+
+class FileError(ValueError):
+    """A file or one of its lines can't be read; one line says why."""
+
+
+def to_json(letter: DeadLetter) -> str:
+    """A letter as one line of JSON."""
+    fields: dict[str, Optional[str]] = {
+        "origin": letter.origin,
+        "column": letter.column,
+        "reason": letter.reason,
+        "time": time_text(letter.time),
+    }
+    try:
+        fields["value"] = None if letter.value is None else letter.value.decode()
+    except UnicodeDecodeError:
+        fields["value_base64"] = base64.b64encode(letter.value or b"").decode()
+    return json.dumps(fields)
+
+
+def correction_from_json(line: bytes) -> Correction:
+    """Reads a line as ``to_json`` writes it.
+
+    Raises:
+        FileError: It is not such a line.
+    """
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"not JSON: {error}") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("origin"), str):
+        raise FileError("no JSON object with an origin")
+    if ("value" in fields) == ("value_base64" in fields):
+        raise FileError("there must be either a value or a value_base64")
+    return Correction(fields["origin"], _value(fields))
+
+
+def _value(fields: dict[str, Any]) -> Optional[bytes]:
+    is_text = "value" in fields
+    text = fields["value" if is_text else "value_base64"]
+    if text is None and is_text:
+        return None
+    if not isinstance(text, str):
+        raise FileError("the value is no text")
+    try:
+        return text.encode() if is_text else base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise FileError(f"the value can't be read: {error}") from None
+
+
+def read_corrections(path: Path) -> tuple[list[Correction], list[str]]:
+    """The corrections of a file, and what is wrong with the lines that hold none.
+
+    Raises:
+        FileError: The file can't be read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from None
+    corrections, faults = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            corrections.append(correction_from_json(line))
+        except FileError as error:
+            faults.append(f"{path}, line {number}: {error}")
+    return corrections, faults
+
+
+def count_table(letters: Sequence[DeadLetter]) -> list[str]:
+    """How many letters there are of each column and kind of reason, the most frequent first."""
+    counts = Counter((letter.column, letter.reason.split(": ")[0]) for letter in letters)
+    in_order = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    rows = [(str(count), column, kind) for (column, kind), count in in_order]
+    rows = [("rows", "column", "reason"), *rows, (str(len(letters)), "all", "")]
+    widths = [max(len(row[place]) for row in rows) for place in range(2)]
+    return [f"{row[0]:>{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip() for row in rows]
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Reads the flags."""
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    add_shared_flags(shared, "bootstrap_servers", "topic")
+    shared.add_argument("--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format")
+    options: dict[str, Any] = {
+        "parents": [shared],
+        "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
+    }
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="one JSON object for each bad row", **options)
+    commands.add_parser("count", help="a table by column and reason", **options)
+    command = commands.add_parser("replay", help="send corrected rows", **options)
+    command.add_argument("file", type=Path, help="lines as list writes them, the values corrected")
+    command.add_argument("--dry_run", action="store_true", help="only say what would be done")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs a command; returns 0, or 1 after an error or where a row was refused."""
+    arguments = parse_args(argv)
+    configure_logging()
+    try:
+        if arguments.command == "replay":
+            return _replay(arguments)
+        letters = read_letters(arguments.bootstrap_servers, arguments.topic)
+        for line in map(to_json, letters) if arguments.command == "list" else count_table(letters):
+            print(line)
+        sys.stdout.flush()
+    except (SourceError, FileError) as error:
+        logger.error("%s", error)
+        return 1
+    except BrokenPipeError:
+        # The reader has seen enough; Python would complain when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        logger.error("interrupted; a replay that is run again goes on where it was")
+        return 1
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    corrections, faults = read_corrections(arguments.file)
+    result = replay(
+        arguments.bootstrap_servers,
+        arguments.topic,
+        corrections,
+        arguments.value_format,
+        arguments.dry_run,
+    )
+    refused = faults + [f"{origin}: {reason}" for origin, reason in result.refused]
+    for fault in refused:
+        logger.error("refused: %s", fault)
+    logger.info(
+        "%s %d rows, %d were replayed before, %d refused",
+        "would replay" if arguments.dry_run else "replayed",
+        *(len(result.replayed), len(result.before), len(refused)),
+    )
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

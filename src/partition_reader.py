@@ -1,0 +1,61 @@
+"""Looks into a topic without a group: what a partition holds from one offset to another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaTimeoutError
+
+ANSWER_SECONDS = 10.0
+POLL_SECONDS = 1.0
+
+
+def open_reader(bootstrap_servers: str) -> KafkaConsumer:
+    """A consumer without a group, which creates no topic.
+
+    Raises:
+        KafkaError: No broker answers.
+        ValueError: The address is none.
+    """
+    return KafkaConsumer(
+        bootstrap_servers=bootstrap_servers.split(","),
+        auto_offset_reset="none",
+        enable_auto_commit=False,
+        allow_auto_create_topics=False,
+        bootstrap_timeout_ms=int(ANSWER_SECONDS * 1000),
+        metrics_enabled=False,
+    )
+
+
+def records_between(
+    reader: KafkaConsumer, handle: TopicPartition, begin: int, end: int
+) -> Iterator[Any]:
+    """The messages of a partition from offset ``begin`` to before ``end``, one fetch at a time.
+
+    Args:
+        reader: Is assigned to this partition alone.
+        handle: The partition.
+        begin: Offset of the first message.
+        end: Offset behind the last one; messages up to there must exist or have existed.
+
+    Raises:
+        KafkaError: The broker doesn't answer for ten seconds, or ``begin`` is deleted.
+    """
+    reader.assign([handle])
+    reader.seek(handle, begin)
+    heard_at = time.monotonic()
+    while (position := reader.position(handle)) < end:
+        records = reader.poll(timeout_ms=int(POLL_SECONDS * 1000)).get(handle, [])
+        for record in records:
+            if record.offset >= end:
+                return
+            yield record
+        if records or reader.position(handle) > position:
+            heard_at = time.monotonic()
+        elif time.monotonic() - heard_at > ANSWER_SECONDS:
+            raise KafkaTimeoutError(
+                f"offset {position} of partition {handle.partition} can't be read"
+            )

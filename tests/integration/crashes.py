@@ -1,0 +1,177 @@
+"""What the crash tests share: a stream of known length, moments to kill at, and the proof."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import mindspore as ms
+
+from examples.local_services import wait_until
+from examples.quickstart import Script
+from src.arrays import Array
+from src.kafka_source import RowSource
+from tests.integration.pipeline import BATCH_SIZE, LONG, AuditedRows, Pipeline
+
+STEPS = 400
+ROWS = STEPS * BATCH_SIZE
+SAVE_EVERY = 20
+CONSUMER_FLAGS = ("--window_size=300",)
+TRAINER_FLAGS = (f"--save_checkpoint_steps={SAVE_EVERY}", "--keep_checkpoint_max=3")
+STEP = re.compile(r"step: (\d+)")
+Weights = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a scenario has come to.
+
+    Attributes:
+        scenario: Its name.
+        kills: How often something was killed or stopped.
+        lost: Rows of the topic that the audit trail lacks.
+        doubled: Rows that it holds more than once.
+        redone: Steps that were trained again because they were lost with a trainer.
+        equal: Whether weights and optimizer state are those of the undisturbed run.
+        notes: What else is worth knowing.
+    """
+
+    scenario: str
+    kills: int
+    lost: int
+    doubled: int
+    redone: int
+    equal: bool
+    notes: str = ""
+
+    def __str__(self) -> str:
+        equal = "yes" if self.equal else "NO"
+        return (
+            f"{self.scenario:<22} {self.kills:>5} {self.lost:>9} {self.doubled:>12} "
+            f"{self.redone:>12} {equal:>13}  {self.notes}"
+        )
+
+
+HEADER = (
+    f"{'scenario':<22} {'kills':>5} {'rows lost':>9} {'rows doubled':>12} "
+    f"{'steps redone':>12} {'weights equal':>13}"
+)
+
+
+def step_reached(pipeline: Pipeline) -> int:
+    """The step of the trainer's last loss line, 0 before the first."""
+    lines = pipeline.loss_lines[-1:]
+    found = STEP.search(lines[0]) if lines else None
+    return int(found[1]) if found else 0
+
+
+def await_step(pipeline: Pipeline, trainer: Script, step: int, timeout: float = LONG) -> None:
+    """Waits until the trainer has come to a step; fails when it ends before."""
+    assert wait_until(
+        lambda: step_reached(pipeline) >= step or trainer.code is not None, timeout, 0.002
+    ), f"step {step_reached(pipeline)} after {timeout:.0f} s, waited for {step}\n{trainer.log()}"
+    assert step_reached(pipeline) >= step, trainer.log()
+
+
+def moments(seed: int, kills: int) -> list[int]:
+    """At which steps to strike: some random ones, in order, none at the very ends."""
+    return sorted(random.Random(seed).sample(range(10, STEPS - 30), kills))
+
+
+def await_a_checkpoint_under_way(folder: Path) -> None:
+    """Returns while a checkpoint is being written; after five seconds all the same."""
+    _spin(lambda: any((folder / "ckpt").glob(".*.writing.ckpt")))
+
+
+def await_a_new_checkpoint(folder: Path) -> None:
+    """Returns as soon as a new checkpoint is whole; after five seconds all the same."""
+    before = set((folder / "ckpt").glob("*.json"))
+    _spin(lambda: bool(set((folder / "ckpt").glob("*.json")) - before))
+
+
+def _spin(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 5
+    while time.monotonic() < give_up_at:
+        with contextlib.suppress(FileNotFoundError):  # a file that goes while it is listed
+            if condition():
+                return
+
+
+def cut_in_writing(folder: Path) -> bool:
+    """Whether the trainer that was just killed died in the middle of a checkpoint."""
+    names = {path.stem for path in (folder / "ckpt").glob("*.json")}
+    torn = any((folder / "ckpt").glob(".*.writing.ckpt"))
+    return torn or any(path.stem not in names for path in (folder / "ckpt").glob("w*.ckpt"))
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint."""
+    steps = [int(path.stem.rpartition("_")[2]) for path in (folder / "ckpt").glob("*.json")]
+    return max(steps, default=0)
+
+
+def committed_rows(pipeline: Pipeline, bootstrap_servers: str) -> int:
+    """How many rows the group has committed as trained."""
+    with RowSource(bootstrap_servers, pipeline.topic, pipeline.name) as source:
+        commit = source.committed()
+    return sum(commit.position.offsets.values()) if commit else 0
+
+
+def final_weights(folder: Path) -> Weights:
+    """Every parameter of the checkpoint of the last step, as stored."""
+    loaded = ms.load_checkpoint(str(folder / "ckpt" / f"widedeep_train-1_{STEPS}.ckpt"))
+    return {name: parameter.asnumpy() for name, parameter in loaded.items()}
+
+
+def equal_bit_for_bit(one: Weights, other: Weights) -> bool:
+    """Whether two sets of parameters have the same names, types, shapes and bytes."""
+    return one.keys() == other.keys() and all(
+        (one[name].dtype, one[name].shape, one[name].tobytes())
+        == (other[name].dtype, other[name].shape, other[name].tobytes())
+        for name in one
+    )
+
+
+def judge(
+    scenario: str,
+    kills: int,
+    pipeline: Pipeline,
+    reference: Weights,
+    notes: str = "",
+) -> Outcome:
+    """Counts what the audit trail says and compares the weights."""
+    counted = count_rows(pipeline.audit())
+    wanted = Counter({(part, offset) for part in (0, 1) for offset in range(ROWS // 2)})
+    steps = [int(found[1]) for line in pipeline.loss_lines if (found := STEP.search(line))]
+    return Outcome(
+        scenario,
+        kills,
+        lost=sum((wanted - counted).values()),
+        doubled=sum((counted - wanted).values()),
+        redone=len(steps) - len(set(steps)),
+        equal=equal_bit_for_bit(final_weights(pipeline.folder), reference),
+        notes=notes,
+    )
+
+
+def count_rows(audit: list[AuditedRows]) -> Counter[tuple[int, int]]:
+    """How often each (partition, offset) was trained."""
+    counted: Counter[tuple[int, int]] = Counter()
+    for rows in audit:
+        counted.update(
+            (rows.partition, offset) for offset in range(rows.first_offset, rows.last_offset + 1)
+        )
+    return counted
+
+
+def assert_exact(outcome: Optional[Outcome]) -> None:
+    """Fails unless no row was lost or doubled and the weights are equal."""
+    assert outcome is not None
+    assert (outcome.lost, outcome.doubled, outcome.equal) == (0, 0, True), f"\n{HEADER}\n{outcome}"

@@ -1,0 +1,293 @@
+"""Whatever dies, whenever: after a restart every row is trained once, to the very same weights.
+
+Each scenario streams the same 20,000 rows of two partitions with the real scripts, a real broker
+and a real engine, kills or stops one part at random moments, starts it again, and compares with a
+run in which nothing happened. ``make test-crashes`` runs them all and prints a table.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from examples.local_services import (
+    EngineService,
+    KafkaService,
+    engine_processes,
+    stop_engine,
+    wait_until,
+)
+from examples.quickstart import Script
+from tests.integration.crashes import (
+    CONSUMER_FLAGS,
+    HEADER,
+    ROWS,
+    SAVE_EVERY,
+    STEPS,
+    TRAINER_FLAGS,
+    Outcome,
+    Weights,
+    assert_exact,
+    await_a_checkpoint_under_way,
+    await_a_new_checkpoint,
+    await_step,
+    committed_rows,
+    cut_in_writing,
+    final_weights,
+    judge,
+    moments,
+    newest_step,
+)
+from tests.integration.pipeline import (
+    BATCH_SIZE,
+    LONG,
+    DictionaryFiles,
+    Pipeline,
+    assert_ends,
+    sample_files,
+)
+
+pytestmark = [pytest.mark.crashes, pytest.mark.timeout(900)]
+
+KILLS = int(os.environ.get("CRASH_KILLS", "5"))
+"""How often each scenario strikes, each time at a moment drawn from a seed of its own."""
+ENGINE_KILLS = [signal.SIGKILL, signal.SIGTERM]
+RECOVERY_SECONDS = 240.0
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Iterator[list[Outcome]]:
+    """Collects what each scenario has come to, and prints the table at the end."""
+    collected: list[Outcome] = []
+    yield collected
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        for line in ("", HEADER, *map(str, collected)):
+            reporter.write_line(line)
+
+
+class Stage:
+    """The filled topic, and pipelines on it.
+
+    Attributes:
+        topic: Holds ``ROWS`` rows in two partitions.
+        reference: The weights of an undisturbed run; set by the fixture.
+    """
+
+    def __init__(
+        self, folder: Path, kafka: KafkaService, engine: EngineService, made: DictionaryFiles
+    ) -> None:
+        self.folder = folder
+        self.kafka = kafka
+        self.engine = engine
+        self.dictionaries = made
+        self.reference: Weights = {}
+        with Pipeline(folder, kafka.bootstrap_servers, made, 2) as pipeline:
+            self.topic = pipeline.topic
+            assert_ends(pipeline.producer(sample_files(folder, ROWS, 2)))
+
+    @contextmanager
+    def pipeline(self, name: str, topic: str = "") -> Iterator[Pipeline]:
+        """Scripts of a group and a folder of their own, on the filled topic or another one."""
+        folder = self.folder / name
+        folder.mkdir()
+        servers = self.kafka.bootstrap_servers
+        with Pipeline(folder, servers, self.dictionaries, 2, topic or self.topic) as pipeline:
+            yield pipeline
+
+
+@pytest.fixture(scope="module")
+def stage(
+    tmp_path_factory: pytest.TempPathFactory, kafka_service: KafkaService, engine: EngineService
+) -> Stage:
+    folder = tmp_path_factory.mktemp("crashes")
+    made = Stage(folder, kafka_service, engine, DictionaryFiles.make(folder))
+    with made.pipeline("reference") as pipeline:
+        pipeline.consumer(*CONSUMER_FLAGS)
+        finish(pipeline, pipeline.trainer(*TRAINER_FLAGS))
+        made.reference = final_weights(pipeline.folder)
+        undisturbed = judge("reference", 0, pipeline, made.reference)
+    assert_exact(undisturbed)
+    assert undisturbed.redone == 0
+    return made
+
+
+def finish(pipeline: Pipeline, trainer: Script) -> None:
+    """Lets the trainer come to the last row and stops it."""
+    await_step(pipeline, trainer, STEPS, RECOVERY_SECONDS)
+    assert trainer.stop(signal.SIGTERM) == 0, trainer.log()
+
+
+@SIGNALS
+def test_trainer(stage: Stage, outcomes: list[Outcome], number: signal.Signals) -> None:
+    in_writing = before_commit = 0
+    with stage.pipeline(f"trainer_{number.name}") as pipeline:
+        pipeline.consumer(*CONSUMER_FLAGS)
+        for seed, step in enumerate(moments(number, KILLS)):
+            trainer = pipeline.trainer(*TRAINER_FLAGS)
+            await_step(pipeline, trainer, step)
+            if number == signal.SIGTERM:
+                assert trainer.stop(number) == 0, trainer.log()
+                continue
+            strike = (await_a_checkpoint_under_way, await_a_new_checkpoint, sleep_a_little(seed))
+            strike[seed % 3](pipeline.folder)
+            trainer.stop(number)
+            in_writing += cut_in_writing(pipeline.folder)
+            committed = committed_rows(pipeline, stage.kafka.bootstrap_servers)
+            before_commit += committed < newest_step(pipeline.folder) * BATCH_SIZE
+        finish(pipeline, pipeline.trainer(*TRAINER_FLAGS))
+        outcome = judge(f"trainer {number.name}", KILLS, pipeline, stage.reference)
+    if number == signal.SIGKILL:
+        hits = f"{in_writing} inside a checkpoint, {before_commit} between checkpoint and commit"
+        outcome = Outcome(**{**vars(outcome), "notes": hits})
+    outcomes.append(outcome)
+    assert_exact(outcome)
+    if number == signal.SIGTERM:
+        assert outcome.redone == 0
+    else:
+        assert in_writing and before_commit
+        assert outcome.redone <= KILLS * 2 * SAVE_EVERY
+
+
+def sleep_a_little(seed: int):  # type: ignore[no-untyped-def]
+    pause = random.Random(seed).uniform(0, 0.2)
+    return lambda folder: time.sleep(pause)
+
+
+@SIGNALS
+def test_consumer(stage: Stage, outcomes: list[Outcome], number: signal.Signals) -> None:
+    with stage.pipeline(f"consumer_{number.name}") as pipeline:
+        consumer = pipeline.consumer(*CONSUMER_FLAGS)
+        trainer = pipeline.trainer(*TRAINER_FLAGS)
+        for step in moments(10 + number, KILLS):
+            await_step(pipeline, trainer, step)
+            code = consumer.stop(number)
+            assert code == (0 if number == signal.SIGTERM else -number), consumer.log()
+            consumer = pipeline.consumer(*CONSUMER_FLAGS)
+        finish(pipeline, trainer)
+        outcome = judge(f"consumer {number.name}", KILLS, pipeline, stage.reference)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+    assert outcome.redone == 0
+
+
+@SIGNALS
+def test_producer(stage: Stage, outcomes: list[Outcome], number: signal.Signals) -> None:
+    name = f"producer_{number.name}"
+    folder = stage.folder / name
+    folder.mkdir()
+    files = sample_files(folder, ROWS, 2)
+    servers = stage.kafka.bootstrap_servers
+    draw = random.Random(number)
+    with Pipeline(folder, servers, stage.dictionaries, 2) as filling:
+        for _ in range(KILLS):
+            producer = filling.producer(files, "--resume", f"--rate={ROWS / 10}")
+            await_more_rows(servers, filling.topic)
+            time.sleep(draw.uniform(0, 0.5))
+            producer.stop(number)
+        assert rows_in(servers, filling.topic) < ROWS
+        assert_ends(filling.producer(files, "--resume"))
+    for partition, file in enumerate(files):
+        assert values_of(servers, filling.topic, partition) == file.read_bytes().splitlines()
+    with stage.pipeline(f"after_{name}", filling.topic) as pipeline:
+        pipeline.consumer(*CONSUMER_FLAGS)
+        finish(pipeline, pipeline.trainer(*TRAINER_FLAGS))
+        outcome = judge(f"producer {number.name}", KILLS, pipeline, stage.reference)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+
+
+def await_more_rows(bootstrap_servers: str, topic: str) -> None:
+    """Waits until somebody adds to a topic."""
+    before = rows_in(bootstrap_servers, topic)
+    assert wait_until(lambda: rows_in(bootstrap_servers, topic) > before, LONG, 0.02)
+
+
+def rows_in(bootstrap_servers: str, topic: str) -> int:
+    """How many messages a topic of two partitions holds."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers)
+    ends = consumer.end_offsets([TopicPartition(topic, 0), TopicPartition(topic, 1)])
+    consumer.close()
+    return sum(ends.values())
+
+
+def values_of(bootstrap_servers: str, topic: str, partition: int) -> list[bytes]:
+    """Every message of a partition."""
+    handle = TopicPartition(topic, partition)
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest")
+    consumer.assign([handle])
+    end, values = consumer.end_offsets([handle])[handle], list[bytes]()
+    while len(values) < end:
+        for records in consumer.poll(timeout_ms=1000).values():
+            values += [record.value for record in records]
+    consumer.close()
+    return values
+
+
+def test_engine_alone(stage: Stage, outcomes: list[Outcome]) -> None:
+    """Its clients outlive it. The engine's own client freezes them for a minute each time."""
+    with stage.pipeline("engine") as pipeline:
+        pipeline.consumer(*CONSUMER_FLAGS)
+        trainer = pipeline.trainer(*TRAINER_FLAGS)
+        for number, step in zip(ENGINE_KILLS, moments(30, len(ENGINE_KILLS))):
+            await_step(pipeline, trainer, step, RECOVERY_SECONDS)
+            restart_engine(stage.engine, number)
+        finish(pipeline, trainer)
+        outcome = judge("engine alone", len(ENGINE_KILLS), pipeline, stage.reference)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+    assert outcome.redone == 0
+
+
+def restart_engine(engine: EngineService, number: signal.Signals) -> None:
+    if number == signal.SIGKILL:
+        for process in engine_processes():
+            process.kill()
+    stop_engine()
+    engine.start()
+
+
+@SIGNALS
+def test_engine_and_its_clients(
+    stage: Stage, outcomes: list[Outcome], number: signal.Signals
+) -> None:
+    with stage.pipeline(f"engine_{number.name}") as pipeline:
+        for step in moments(40 + number, KILLS):
+            consumer = pipeline.consumer(*CONSUMER_FLAGS)
+            trainer = pipeline.trainer(*TRAINER_FLAGS)
+            await_step(pipeline, trainer, step)
+            for script in (consumer, trainer):
+                script.process.send_signal(number)
+            if number == signal.SIGTERM:
+                assert (consumer.wait(LONG), trainer.wait(LONG)) == (0, 0)
+            restart_engine(stage.engine, number)
+        pipeline.consumer(*CONSUMER_FLAGS)
+        finish(pipeline, pipeline.trainer(*TRAINER_FLAGS))
+        outcome = judge(f"engine+clients {number.name}", KILLS, pipeline, stage.reference)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+
+
+@SIGNALS
+def test_broker(stage: Stage, outcomes: list[Outcome], number: signal.Signals) -> None:
+    with stage.pipeline(f"broker_{number.name}") as pipeline:
+        pipeline.consumer(*CONSUMER_FLAGS)
+        trainer = pipeline.trainer(*TRAINER_FLAGS)
+        for step in moments(20 + number, KILLS):
+            await_step(pipeline, trainer, step, RECOVERY_SECONDS)
+            stage.kafka.kill() if number == signal.SIGKILL else stage.kafka.stop()
+            stage.kafka.start()
+        finish(pipeline, trainer)
+        outcome = judge(f"broker {number.name}", KILLS, pipeline, stage.reference)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+    assert outcome.redone == 0
