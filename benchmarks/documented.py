@@ -3,7 +3,7 @@
 A row is a JSON list on the wire, with the JSON list of column names as its key. A window is a
 MindPandas frame whose rows a function turns into features one by one. MindSpore gets row after row
 from ``__getitem__`` and makes batches of them with ``.batch()``. Nothing here is clever, and nothing
-is slow on purpose: where the page leaves a choice the faster one was taken.
+is slow on purpose.
 
 The features are those of `src.features`, so that outputs can be compared; the training step is in
 `benchmarks.documented_step`.
@@ -12,24 +12,24 @@ The features are those of `src.features`, so that outputs can be compared; the t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import mindpandas
 import numpy as np
 import pandas as pd
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from mindpandas import config as mindpandas_config
 
 from src.arrays import Array
-from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, LABEL
+from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_SIZE, LABEL
 from src.dictionaries import Dictionaries
 
 ROW_COUNT = 2**31 - 1  # a stream has no end, but MindSpore wants a length
 
-Features = tuple[Array, Array, Array]
-"""(id int32[39], weight float32[39], label float32[1]) of one row."""
+STOCK_PARTS = (16, 16)  # MindPandas' own default, which the page leaves as it is
+
 Message = tuple[bytes, bytes]
 """(key, value)."""
 
@@ -58,45 +58,68 @@ def _text_columns() -> dict[str, type]:
     return dict.fromkeys(CATEGORICAL_COLUMNS, str)
 
 
-class RowFeatures:
-    """The features of one row, for ``DataFrame.apply(…, axis=1)``."""
+class RowFunctions:
+    """What ``apply`` calls with every row of a window."""
 
     def __init__(self, dictionaries: Dictionaries) -> None:
         self._min = dictionaries.min_by_column
         self._max = dictionaries.max_by_column
         self._ids = dictionaries.id_by_token
 
-    def __call__(self, row: pd.Series) -> Features:
-        """Column after column: its id and its weight."""
-        ids, weights = [], []
-        for column in DENSE_COLUMNS:
-            ids.append(self._ids[column])
-            weights.append(self._scaled(column, row[column]))
-        for column in CATEGORICAL_COLUMNS:
-            ids.append(self._looked_up(column, row[column]))
-            weights.append(1.0)
-        label = np.array([row[LABEL]], dtype=np.float32)
-        return np.array(ids, dtype=np.int32), np.array(weights, dtype=np.float32), label
+    def ids(self, row: pd.Series) -> Array:
+        """int[39]: the id of each field of a row without its label."""
+        found = []
+        for place, value in enumerate(row):
+            column = COLUMNS[place + 1]
+            if place < DENSE_SIZE:
+                found.append(self._ids[column])
+            else:
+                key = f"{column}_{'' if pd.isna(value) else value}"
+                found.append(self._ids.get(key, self._ids[f"OOV{column}"]))
+        return np.array(found)
 
-    def _scaled(self, column: str, value: float) -> float:
-        low, high = self._min[column], self._max[column]
-        if math.isnan(value) or high == low:
-            return 0.0
-        return (value - low) / (high - low)
+    def weights(self, row: pd.Series) -> Array:
+        """float[39]: the weight of each field of a row without its label."""
+        found = []
+        for place, value in enumerate(row):
+            weight = 1.0
+            if place < DENSE_SIZE:
+                column = COLUMNS[place + 1]
+                low, high = self._min[column], self._max[column]
+                missing = np.isnan(float(value)) or high == low
+                weight = 0.0 if missing else (float(value) - low) / (high - low)
+            found.append(weight)
+        return np.array(found)
 
-    def _looked_up(self, column: str, value: Optional[str]) -> int:
-        return self._ids.get(f"{column}_{value or ''}", self._ids[f"OOV{column}"])
+    def label(self, value: float) -> Array:
+        """int[1]: the label."""
+        return np.array([int(value)])
 
 
-def window_features(messages: Sequence[Message], function: RowFeatures) -> list[Features]:
-    """A window's features, row by row."""
-    columns = json.loads(messages[0][0])
+def window_features(
+    messages: Sequence[Message], functions: RowFunctions, parts: tuple[int, int] = STOCK_PARTS
+) -> Any:
+    """A window as a MindPandas frame of id, weight and label, each cell an array."""
+    before = mindpandas_config.get_partition_shape()
+    mindpandas_config.set_partition_shape(parts)
+    try:
+        return _window_features(messages, functions)
+    finally:
+        mindpandas_config.set_partition_shape(before)
+
+
+def _window_features(messages: Sequence[Message], functions: RowFunctions) -> Any:
+    columns = [json.loads(key) for key, _ in messages][0]
     rows = [json.loads(value) for _, value in messages]
     frame = mindpandas.DataFrame(pd.DataFrame(rows, columns=columns))
-    return list(frame.apply(function, axis=1).to_pandas())
+    fields = frame.drop(columns=[LABEL])
+    frame["id"] = fields.apply(functions.ids, axis=1)
+    frame["weight"] = fields.apply(functions.weights, axis=1)
+    frame[LABEL] = frame[LABEL].apply(functions.label)
+    return frame[["id", "weight", LABEL]]
 
 
-def stacked(window: Sequence[Features]) -> tuple[Array, Array, Array]:
+def stacked(window: Any) -> tuple[Array, Array, Array]:
     """A window's features as arrays, to be compared: [rows, 39], [rows, 39], [rows]."""
     ids, weights, labels = zip(*window)
     return np.stack(ids), np.stack(weights), np.concatenate(labels)
@@ -132,23 +155,25 @@ class RowDataset:
     """Rows for ``mindspore.dataset.GeneratorDataset``, one for each ``__getitem__``.
 
     Args:
-        receive: Waits for the next window.
+        receive: Waits for the next window: an object array [rows, 3] of id, weight and label.
     """
 
-    def __init__(self, receive: Callable[[], Sequence[Features]]) -> None:
+    def __init__(self, receive: Callable[[], Array]) -> None:
         self._receive = receive
-        self._window: Sequence[Features] = ()
-        self._place = 0
+        self._rows: list[Any] = []
 
     def __len__(self) -> int:
         return ROW_COUNT
 
-    def __getitem__(self, index: int) -> Features:
-        if self._place == len(self._window):
-            self._window, self._place = self._receive(), 0
-        row = self._window[self._place]
-        self._place += 1
-        return row
+    def __getitem__(self, index: int) -> tuple[Array, Array, Array]:
+        while not self._rows:
+            self._rows = self._receive().tolist()[::-1]
+        ids, weights, label = self._rows.pop()
+        return (
+            np.array(ids, dtype=np.int32),
+            np.array(weights, dtype=np.float32),
+            np.array(label, dtype=np.float32),
+        )
 
 
 def row_batches(source: RowDataset, batch_size: int) -> Any:
