@@ -2,8 +2,8 @@
 
 A row is a JSON list on the wire, with the JSON list of column names as its key. A window is a
 MindPandas frame whose rows a function turns into features one by one. MindSpore gets row after row
-from ``__getitem__`` and makes batches of them with ``.batch()``. Nothing here is clever, and nothing
-is slow on purpose.
+from ``__getitem__`` and makes batches of them with ``.batch()``. Nothing here is clever, and
+nothing is slow on purpose.
 
 The features are those of `src.features`, so that outputs can be compared; the training step is in
 `benchmarks.documented_step`.
@@ -26,7 +26,7 @@ from src.arrays import Array
 from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_SIZE, LABEL
 from src.dictionaries import Dictionaries
 
-ROW_COUNT = 2**31 - 1  # a stream has no end, but MindSpore wants a length
+ROW_COUNT = 10_000_000  # a stream has no end, but MindSpore wants a length and lists its indices
 
 STOCK_PARTS = (16, 16)  # MindPandas' own default, which the page leaves as it is
 

@@ -7,38 +7,44 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from benchmarks.timing import medians, seconds_of, take_turns
+from benchmarks.timing import seconds_of
 from src.arrays import Array
 
-BYTES_A_THREAD = 512 << 20  # far more than any cache holds
-REPEATS = 5
+BYTES_A_THREAD = 256 << 20  # more than a cache holds that other machines share
+TIMES = 10
 
 
-def memory_bandwidth() -> float:
-    """Bytes a second that all cores together can read and write in place, as an optimizer does."""
-    threads = os.cpu_count() or 1
-    arrays = [np.ones(BYTES_A_THREAD // 4, dtype=np.float32) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
-        median = medians(
-            take_turns({"": lambda: seconds_of(lambda: list(pool.map(_rescale, arrays)))}, REPEATS)
-        )
-    return 2 * threads * BYTES_A_THREAD / median[""]
+class Memory:
+    """All cores read and write memory in place, as an optimizer does."""
+
+    def __init__(self) -> None:
+        threads = os.cpu_count() or 1
+        self._arrays = [np.ones(BYTES_A_THREAD // 4, dtype=np.float32) for _ in range(threads)]
+
+    def bandwidth(self) -> float:
+        """Bytes a second, read and written both counted."""
+        with ThreadPoolExecutor(len(self._arrays)) as pool:
+            seconds = seconds_of(lambda: list(pool.map(_rescale, self._arrays)))
+        return 2 * len(self._arrays) * BYTES_A_THREAD / seconds
 
 
 def _rescale(array: Array) -> None:
     np.multiply(array, np.float32(1), out=array)
 
 
-def multiply_adds(rows: int, inner: int, columns: int) -> float:
-    """Multiply-adds a second of a float32 matrix product [rows, inner] · [inner, columns]."""
-    random = np.random.default_rng(1)
-    left = random.random((rows, inner), dtype=np.float32)
-    right = random.random((inner, columns), dtype=np.float32)
-    times = 10
+class Multiplier:
+    """NumPy's float32 matrix product [rows, inner] · [inner, columns]."""
 
-    def work() -> None:
-        for _ in range(times):
-            np.matmul(left, right)
+    def __init__(self, rows: int, inner: int, columns: int) -> None:
+        random = np.random.default_rng(1)
+        self._left = random.random((rows, inner), dtype=np.float32)
+        self._right = random.random((inner, columns), dtype=np.float32)
 
-    median = medians(take_turns({"": lambda: seconds_of(work)}, REPEATS))
-    return times * rows * inner * columns / median[""]
+    def multiply_adds(self) -> float:
+        """Multiply-adds a second."""
+        rows, inner = self._left.shape
+        return TIMES * rows * inner * self._right.shape[1] / seconds_of(self._work)
+
+    def _work(self) -> None:
+        for _ in range(TIMES):
+            np.matmul(self._left, self._right)

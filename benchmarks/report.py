@@ -118,11 +118,13 @@ TARGETS = (
 def missed(results: Sequence[Result], targets: Sequence[Target] = TARGETS) -> list[str]:
     """The targets of the given results that do not hold, one phrase each."""
     by_name = {result.name: result for result in results}
-    return [
-        f"{target.result}: {target}, measured {_number(by_name[target.result].value(target.measure))}"
-        for target in targets
-        if target.result in by_name and not target.holds(by_name[target.result])
-    ]
+    phrases = []
+    for target in targets:
+        result = by_name.get(target.result)
+        if result is not None and not target.holds(result):
+            measured = _number(result.value(target.measure))
+            phrases.append(f"{target.result}: {target}, measured {measured}")
+    return phrases
 
 
 def table(results: Sequence[Result], targets: Sequence[Target] = TARGETS) -> str:

@@ -7,8 +7,10 @@ and again.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Callable, Optional, cast
 
 import numpy as np
@@ -19,7 +21,7 @@ from benchmarks import documented
 from benchmarks.inputs import dictionary_files, lines
 from benchmarks.report import Result
 from benchmarks.settings import Settings
-from benchmarks.timing import medians, rate_of, take_turns
+from benchmarks.timing import medians, take_turns
 from src.arrays import Array
 from src.channel import WindowReceiver
 from src.consume import FeatureBuilder
@@ -94,51 +96,58 @@ def documented_windows(windows: Sequence[Array]) -> list[Array]:
     return converted
 
 
-def own_batches(windows: Sequence[Array], batch_size: int) -> Iterator[Batch]:
-    """This project's batches, as ``online_train`` reads them."""
+@dataclass(frozen=True)
+class Reading:
+    """Batches read and how long it took, seconds."""
+
+    batches: Sequence[Batch]
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Rows a second."""
+        return sum(len(batch[0]) for batch in self.batches) / self.seconds
+
+
+def read_own(windows: Sequence[Array], batch_size: int, count: int) -> Reading:
+    """This project's batches, in the pipeline that ``online_train`` makes."""
     flag = StopFlag()
     receiver = cast(WindowReceiver, WindowsAtHand(windows))
     stream = StreamingDataset(lambda: receiver, Position({0: 0}), SESSION, batch_size, flag)
-    return _whole_batches(stream, flag)
+    return _read(_whole_batches(stream), flag, count)
 
 
-def ready_batches(batch: Batch) -> Iterator[Batch]:
+def read_ready(batch: Batch, count: int) -> Reading:
     """The limit's batches."""
-    return _whole_batches(ReadyBatches(batch), StopFlag())
+    return _read(_whole_batches(ReadyBatches(batch)), StopFlag(), count)
 
 
-def _whole_batches(source: Any, flag: StopFlag) -> Iterator[Batch]:
+def _whole_batches(source: Any) -> Any:
     dataset_config.set_prefetch_size(READ_AHEAD_BATCHES)
-    dataset = GeneratorDataset(
+    return GeneratorDataset(
         source, COLUMN_NAMES, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
     )
-    return _read(dataset, flag)
 
 
-def row_batches(windows: Sequence[Array], batch_size: int) -> Iterator[Batch]:
+def read_documented(windows: Sequence[Array], batch_size: int, count: int) -> Reading:
     """The documented batches."""
-    flag = StopFlag()
     waiting = deque(windows)
     last = windows[-1]
     # Read-ahead beyond the rows that are asked for gets the last window again.
     source = documented.RowDataset(lambda: waiting.popleft() if waiting else last)
     dataset_config.set_prefetch_size(STOCK_PREFETCH)
-    return _read(documented.row_batches(source, batch_size), flag)
+    return _read(documented.row_batches(source, batch_size), StopFlag(), count)
 
 
-def _read(dataset: Any, flag: StopFlag) -> Iterator[Batch]:
-    """Batches as RecModel's own loop gets them."""
-    try:
-        yield from dataset.create_tuple_iterator(num_epochs=-1, do_copy=True)
-    finally:
-        flag.set("enough")  # ends a wait for rows that won't come
-
-
-def take(batches: Iterator[Batch], count: int) -> list[Batch]:
-    """The first so many batches."""
-    taken = list(itertools.islice(batches, count))
-    batches.close()  # type: ignore[attr-defined]
-    return taken
+def _read(dataset: Any, flag: StopFlag, count: int) -> Reading:
+    """Reads as RecModel's own loop does; the end of the pipeline is not timed."""
+    iterator = dataset.create_tuple_iterator(num_epochs=-1, do_copy=True)
+    began = time.perf_counter()
+    batches = list(itertools.islice(iterator, count))
+    seconds = time.perf_counter() - began
+    flag.set("enough")  # or the pipeline's thread would wait for rows that won't come
+    iterator.stop()
+    return Reading(batches, seconds)
 
 
 def check_equal(one: Sequence[Batch], other: Sequence[Batch]) -> None:
@@ -156,24 +165,20 @@ def run(settings: Settings) -> list[Result]:
     return [_measure(size, windows, few, settings.repeats) for size in settings.batches]
 
 
-def _measure(
-    size: int, windows: Sequence[Array], few: Sequence[Array], repeats: int
-) -> Result:
+def _measure(size: int, windows: Sequence[Array], few: Sequence[Array], repeats: int) -> Result:
     count = sum(map(len, windows)) // size
     few_count = sum(map(len, few)) // size
     if not few_count:
-        raise ValueError(f"a batch of {size} rows needs --rows of at least {size * DOCUMENTED_SHARE}")
-    batches = take(own_batches(windows, size), few_count)
-    check_equal(batches, take(row_batches(few, size), few_count))
-    ready = [column.asnumpy() for column in batches[0]]
+        raise ValueError(
+            f"a batch of {size} rows needs --rows of at least {size * DOCUMENTED_SHARE}"
+        )
+    own = read_own(windows, size, few_count).batches
+    check_equal(own, read_documented(few, size, few_count).batches)
+    ready = [column.asnumpy() for column in own[0]]
     ways = {
-        "documented": lambda: rate_of(
-            lambda: take(row_batches(few, size), few_count), few_count * size
-        ),
-        "ours": lambda: rate_of(lambda: take(own_batches(windows, size), count), count * size),
-        "limit": lambda: rate_of(lambda: take(ready_batches(ready), count), count * size),
+        "documented": lambda: read_documented(few, size, few_count).rate,
+        "ours": lambda: read_own(windows, size, count).rate,
+        "limit": lambda: read_ready(ready, count).rate,
     }
     median = medians(take_turns(ways, repeats, f"feed, batch {size}"))
-    return Result(
-        f"feed_{size}", median["documented"], median["ours"], "rows/s", median["limit"]
-    )
+    return Result(f"feed_{size}", median["documented"], median["ours"], "rows/s", median["limit"])
