@@ -125,10 +125,8 @@ def stacked(window: Any) -> tuple[Array, Array, Array]:
     return np.stack(ids), np.stack(weights), np.concatenate(labels)
 
 
-def consume_windows(
-    bootstrap_servers: str, topic: str, window_size: int, stopped: Callable[[], bool]
-) -> Iterator[list[Message]]:
-    """The messages of a topic from its beginning, as windows of a fixed size."""
+def stream_consumer(bootstrap_servers: str, topic: str) -> KafkaConsumer:
+    """A consumer of all partitions of a topic, from their beginnings."""
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap_servers,
         auto_offset_reset="earliest",
@@ -137,18 +135,22 @@ def consume_windows(
     )
     partitions = sorted(consumer.partitions_for_topic(topic))
     consumer.assign([TopicPartition(topic, number) for number in partitions])
+    return consumer
+
+
+def windows_of_messages(
+    consumer: KafkaConsumer, window_size: int, stopped: Callable[[], bool]
+) -> Iterator[list[Message]]:
+    """The messages of a topic as windows of a fixed size."""
     window: list[Message] = []
-    try:
-        while not stopped():
-            for message in consumer:
-                window.append((message.key, message.value))
-                if len(window) == window_size:
-                    yield window
-                    window = []
-                if stopped():
-                    break
-    finally:
-        consumer.close()
+    while not stopped():
+        for message in consumer:
+            window.append((message.key, message.value))
+            if len(window) == window_size:
+                yield window
+                window = []
+            if stopped():
+                break
 
 
 class RowDataset:
