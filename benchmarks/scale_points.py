@@ -146,7 +146,8 @@ def dictionary(settings: Settings, size: int) -> Outcome:
     folder = settings.work_dir / f"dictionary_{size}"
     _in_child(_save_dictionary, folder, size)
     began = time.perf_counter()
-    dictionaries = load_dictionaries(*(folder / name for name in DICTIONARY_FILES))
+    max_dict, min_dict, map_dict = (folder / name for name in DICTIONARY_FILES)
+    dictionaries = load_dictionaries(max_dict, min_dict, map_dict)
     load_seconds = time.perf_counter() - began
     shutil.rmtree(folder)
     known, oov_id = dictionaries.ids_by_column[0], int(dictionaries.oov_ids[0])

@@ -36,7 +36,8 @@ SESSION = 1
 DOCUMENTED_SHARE = 10  # the documented way gets the first tenth of the rows
 STOCK_PREFETCH = 16
 
-Batch = Sequence[Array]
+Batch = Sequence[Any]
+"""id, weight and label of a batch: arrays of NumPy, or tensors where MindSpore handed them out."""
 
 
 class WindowsAtHand:

@@ -57,7 +57,7 @@ def run_sparse(settings: Settings) -> list[Result]:
     config, batches = _prepare(settings)
     sparse = dataclasses.replace(config, sparse=True)
     large = dataclasses.replace(sparse, vocab_size=LARGE_VOCABULARY)
-    steps = {
+    steps: dict[str, nn.Cell] = {
         "documented": documented_step(config, SEED),
         "ours": own_step(sparse, SEED),
         "large": own_step(large, SEED),

@@ -15,6 +15,7 @@ from benchmarks.stage_consume import check_equal
 from benchmarks.stage_end_to_end import SKIPPED_STEPS, busy_share, steady_rate
 from benchmarks.stage_feed import documented_windows
 from benchmarks.stage_start import summary_of
+from src.arrays import Array
 from src.consume import FeatureBuilder
 from src.criteo import parse_messages
 from src.dictionaries import Dictionaries
@@ -33,7 +34,7 @@ def dictionaries(folder: Path) -> Dictionaries:
     return dictionary_files(folder).load()
 
 
-def window_of(values: list[bytes], dictionaries: Dictionaries) -> np.ndarray:
+def window_of(values: list[bytes], dictionaries: Dictionaries) -> Array:
     ids, weights, labels = stage_features.features(values, FeatureBuilder(dictionaries))
     zeros = np.zeros(len(values), dtype=np.int64)
     provenance = Provenance(zeros.astype(np.int32), zeros, zeros, zeros)
