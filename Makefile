@@ -7,8 +7,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 SOURCES = $(wildcard *.py src examples tests benchmarks)
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit lint services-up services-down bench lock clean
+.PHONY: help setup demo test test-unit lint services-up services-down bench bench-scale lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -36,8 +37,11 @@ services-up: setup ## start Kafka and the yr engine and leave them running
 services-down: ## stop what services-up started
 	@if [ -x .venv/bin/python ]; then python examples/local_services.py down; fi
 
-bench: setup ## time the training step against the documented one
-	@python -m benchmarks.documented_step
+bench: setup ## time every stage against the documented way; fails when a target is missed
+	@python -m benchmarks $(BENCH_ARGS)
+
+bench-scale: setup ## how cost grows with windows, batches, vocabulary, partitions, dictionaries
+	@python -m benchmarks.scale $(BENCH_ARGS)
 
 lock: setup ## make requirements*.txt anew from requirements*.in
 	@tools/lock.sh

@@ -3,17 +3,9 @@
 Two losses, two backward passes: FTRL follows wide_loss to the wide weights, Adam follows deep_loss,
 whose L2 term is part of the graph, to everything else. Nothing here is clever, on purpose; the
 model itself is the one of `src.wide_and_deep`, so that both steps can start from equal weights.
-
-`python -m benchmarks.documented_step` times it side by side with the project's own step.
 """
 
 from __future__ import annotations
-
-import argparse
-import dataclasses
-import sys
-import time
-from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
@@ -140,39 +132,3 @@ def random_batch(config: ModelConfig, random: np.random.Generator) -> tuple[Tens
         Tensor(random.random(shape, dtype=np.float32)),
         Tensor(label.astype(np.float32)),
     )
-
-
-def milliseconds(steps: Sequence[nn.Cell], batches: Sequence[tuple[Tensor, ...]]) -> list[float]:
-    """Median time of each step over the batches, the steps taking turns; compiled beforehand."""
-    taken: list[list[float]] = [[] for _ in steps]
-    for number, batch in enumerate(batches):
-        for step, times in zip(steps, taken):
-            start = time.perf_counter()
-            outputs = step(*batch)
-            outputs[0].asnumpy(), outputs[1].asnumpy()
-            if number:  # the first one compiles
-                times.append(1e3 * (time.perf_counter() - start))
-    return [float(np.median(times)) for times in taken]
-
-
-def main(argv: Sequence[str]) -> int:
-    """Print the times of the documented step and of this project's, dense and sparse."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--batch_size", type=int, default=100, help="rows a step (100)")
-    parser.add_argument("--steps", type=int, default=21, help="steps of each kind (21)")
-    args = parser.parse_args(argv)
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    dense = dataclasses.replace(DOCUMENTED_CONFIG, batch_size=args.batch_size)
-    sparse = dataclasses.replace(dense, sparse=True)
-    large = dataclasses.replace(sparse, vocab_size=10 * dense.vocab_size)
-    steps = [documented_step(dense, 1), *(own_step(config, 1) for config in (dense, sparse, large))]
-    random = np.random.default_rng(1)
-    times = milliseconds(steps, [random_batch(dense, random) for _ in range(args.steps)])
-    names = ("documented", "dense", "sparse", "sparse, ten times the vocabulary")
-    for name, taken in zip(names, times):
-        print(f"{name:34s}{taken:8.1f} ms a step, {times[0] / taken:6.2f} x the documented speed")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""The rows and dictionaries that all stages work on; both are made by the project's own scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from benchmarks.settings import VOCAB_SIZE
+from examples.make_sample import write_sample
+from examples.process_data import process
+from src.criteo import json_message
+from src.dictionaries import Dictionaries, load_dictionaries
+
+HISTORY_ROWS = 20_000
+PARTITIONS = 2
+
+
+@dataclass(frozen=True)
+class DictionaryFiles:
+    """Where the three dictionaries are."""
+
+    max_dict: Path
+    min_dict: Path
+    map_dict: Path
+
+    def load(self) -> Dictionaries:
+        """The dictionaries, checked."""
+        return load_dictionaries(self.max_dict, self.min_dict, self.map_dict)
+
+    def flags(self) -> list[str]:
+        """The flags that name them to a consumer."""
+        names = ("max_dict", "min_dict", "map_dict")
+        return [f"--{name}={getattr(self, name)}" for name in names]
+
+
+def dictionary_files(folder: Path) -> DictionaryFiles:
+    """Dictionaries of rows that no stage streams, as in life."""
+    files = DictionaryFiles(
+        *(folder / f"{name}_dict.pkl" for name in ("all_val_max", "all_val_min", "cat2id"))
+    )
+    if not all(path.exists() for path in (files.max_dict, files.min_dict, files.map_dict)):
+        folder.mkdir(parents=True, exist_ok=True)
+        history = folder / "history.tsv"
+        write_sample([history], HISTORY_ROWS)
+        process([history], folder, vocab_size=VOCAB_SIZE, keep_most_frequent=True)
+    return files
+
+
+def row_files(folder: Path, rows: int, parts: int = PARTITIONS) -> list[Path]:
+    """Files with so many sample rows in all, dealt in turn."""
+    paths = [folder / f"rows_{rows}_{number + 1}_of_{parts}.tsv" for number in range(parts)]
+    if not all(path.exists() for path in paths):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_sample(paths, rows, start_row=HISTORY_ROWS)
+    return paths
+
+
+def lines(folder: Path, rows: int) -> list[bytes]:
+    """So many sample rows as message values."""
+    (path,) = row_files(folder, rows, parts=1)
+    with open(path, "rb") as file:
+        return [line.rstrip(b"\n") for line in islice(file, rows)]
+
+
+def json_messages(values: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """The same rows on the documented wire: (key, value) each."""
+    return [json_message(value) for value in values]

@@ -1,0 +1,35 @@
+"""What a run of the benchmarks is asked for, and the folder of its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from examples.local_services import HOST, ROOT
+
+WORK_DIR = ROOT / "build" / "bench"
+VOCAB_SIZE = 200_000  # the documented one: the dictionaries of all stages fit it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every stage is given.
+
+    Attributes:
+        windows: Rows a window; stages with one window size take the first.
+        batches: Rows a batch; stages with one batch size take the first.
+        rows: Rows that this project's side of a stage handles in a round; the documented way may be
+            given a part of them.
+        repeats: Rounds that count, each with every way once.
+        work_dir: Folder of inputs, logs and checkpoints.
+        bootstrap_servers: The broker, for the stages that need one.
+        address: The yr engine's address, for the stages that need it.
+    """
+
+    windows: tuple[int, ...] = (1_000, 10_000)
+    batches: tuple[int, ...] = (100, 1_000)
+    rows: int = 100_000
+    repeats: int = 5
+    work_dir: Path = WORK_DIR
+    bootstrap_servers: str = ""
+    address: str = HOST

@@ -1,0 +1,73 @@
+"""The stages by name, in the order of the stream, and what each needs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import multiprocessing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from benchmarks.report import Result
+from benchmarks.settings import Settings
+from src.exit_repair import keep_modules_until_exit
+from src.logs import configure_logging
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the stream.
+
+    Attributes:
+        module: The module that measures it; imported only in the process that does.
+        function: The function in it: Settings → list of Result.
+        kafka: Whether it needs a broker.
+        engine: Whether it needs the yr engine.
+    """
+
+    module: str
+    function: str = "run"
+    kafka: bool = False
+    engine: bool = False
+
+    def run(self, settings: Settings) -> list[Result]:
+        """Measures the stage."""
+        function = getattr(importlib.import_module(f"benchmarks.{self.module}"), self.function)
+        results: list[Result] = function(settings)
+        return results
+
+
+STAGES = {
+    "produce": Stage("stage_produce", kafka=True),
+    "features": Stage("stage_features"),
+    "consume": Stage("stage_consume", kafka=True, engine=True),
+    "channel": Stage("stage_channel", engine=True),
+    "feed": Stage("stage_feed"),
+    "train_step": Stage("stage_train_step", "run_dense"),
+    "train_step_sparse": Stage("stage_train_step", "run_sparse"),
+    "end_to_end": Stage("stage_end_to_end", kafka=True, engine=True),
+    "start": Stage("stage_start", kafka=True, engine=True),
+}
+
+
+def run_in_process(name: str, settings: Settings) -> list[Result]:
+    """Runs a stage in a process of its own; nothing when it failed, which it has said then."""
+    processes = multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(target=_run_stage, args=(name, settings, theirs), name=name)
+    process.start()
+    theirs.close()
+    results: list[Result] = []
+    with contextlib.suppress(EOFError):  # it died
+        results = ours.recv()
+    process.join()
+    return results
+
+
+def _run_stage(name: str, settings: Settings, answer: Connection) -> None:
+    configure_logging(logging.WARNING)
+    try:
+        answer.send(STAGES[name].run(settings))
+    finally:
+        keep_modules_until_exit()
