@@ -65,7 +65,8 @@ def window(settings: Settings, size: int) -> Outcome:
 
     def make(start: int) -> None:
         rows = parse_messages(values[start : start + size])
-        make_window(*builder.build(rows), rows.label, provenance, 1, 0, 0)
+        ids, weights = builder.build(rows)
+        make_window(ids, weights, rows.label, provenance, 1, 0, 0, builder.oov(ids))
 
     make(0)
     began, rows = time.perf_counter(), 0
@@ -112,6 +113,7 @@ def _step(**changes: object) -> Outcome:
 
 def partitions(settings: Settings, size: int) -> Outcome:
     """Topic → windows of 1000 rows, at a number of partitions; the channel is left out."""
+    from benchmarks.stage_consume import unkept
     from benchmarks.stage_produce import new_topic
     from src.consume import ConsumerCounts, FeatureBuilder, WindowAssembler
     from src.kafka_source import RowSource
@@ -124,7 +126,7 @@ def partitions(settings: Settings, size: int) -> Outcome:
         produce_file(path, partition, options, lambda: False)
     builder = FeatureBuilder(dictionary_files(settings.work_dir).load())
     with RowSource(settings.bootstrap_servers, topic, f"scale_{topic}") as source:
-        assembler = WindowAssembler(source, builder, 0, 1, "tsv", ConsumerCounts())
+        assembler = WindowAssembler(source, builder, 0, 1, "tsv", topic, unkept(ConsumerCounts()))
         assembler.begin(Commit(source.resolve_start("earliest"), session=0))
         began, rows = time.perf_counter(), 0
         while rows < PARTITION_ROWS:

@@ -25,8 +25,9 @@ from benchmarks.settings import Settings
 from benchmarks.stage_produce import new_topic
 from benchmarks.timing import medians, take_turns
 from src.arrays import Array
+from src.bad_rows import BadRowGuard
 from src.channel import WindowSender, finalize
-from src.consume import ConsumerCounts, FeatureBuilder, WindowAssembler, consume
+from src.consume import BadRowKeeper, ConsumerCounts, FeatureBuilder, WindowAssembler, consume
 from src.dictionaries import Dictionaries
 from src.kafka_source import RowSource
 from src.position import Commit
@@ -64,6 +65,11 @@ class CountedSender:
         return is_sent
 
 
+def unkept(counts: ConsumerCounts) -> BadRowKeeper:
+    """Takes bad rows and writes them nowhere: the rows of a benchmark are good."""
+    return BadRowKeeper(lambda letters: None, BadRowGuard(max_fraction=1.0), counts)
+
+
 class OwnConsumer:
     """This project's consumer on a topic, which can be run from the beginning again and again."""
 
@@ -74,6 +80,7 @@ class OwnConsumer:
         self._rows = settings.rows - settings.rows % self._window_size
         self._sender = sender
         self.source = RowSource(settings.bootstrap_servers, topic, f"bench_{topic}")
+        self._topic = topic
         self._features = FeatureBuilder(dictionaries)
         self._first = Commit(self.source.resolve_start("earliest"), session=0)
 
@@ -81,7 +88,9 @@ class OwnConsumer:
         """(rows/s until the last window was accepted, the windows if they are wanted)."""
         drain.expect(self._rows, keep)
         flag, counts = StopFlag(), ConsumerCounts()
-        assembler = WindowAssembler(self.source, self._features, 0, 1, "tsv", counts)
+        assembler = WindowAssembler(
+            self.source, self._features, 0, 1, "tsv", self._topic, unkept(counts)
+        )
         sender = cast(WindowSender, CountedSender(self._sender, self._rows, flag))
         rule = ClosingRule(self._window_size, 1, WINDOW_SECONDS)
         began = time.monotonic()

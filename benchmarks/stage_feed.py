@@ -82,7 +82,9 @@ def make_windows(settings: Settings) -> list[Array]:
         zeros = np.zeros(size, dtype=np.int64)
         provenance = Provenance(zeros.astype(np.int32), offset, offset, zeros)
         ids, weights = builder.build(rows)
-        windows.append(make_window(ids, weights, rows.label, provenance, 1, SESSION, 1))
+        windows.append(
+            make_window(ids, weights, rows.label, provenance, 1, SESSION, 1, builder.oov(ids))
+        )
     return windows
 
 

@@ -18,11 +18,12 @@ import mindspore as ms
 import numpy as np
 
 from src.arrays import Array
-from src.callbacks import OutputError, TrainingProgress
+from src.callbacks import TrainingProgress
 from src.checkpoint import Unit
 from src.criteo import CATEGORICAL_SIZE
 from src.exposition import TrainerNumbers
 from src.features import count_oov
+from src.line_file import OutputError
 from src.metrics import ProgressiveMetrics, Scores, decode_state, encode_state
 from src.position import Position
 

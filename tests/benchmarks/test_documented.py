@@ -35,10 +35,11 @@ def dictionaries(folder: Path) -> Dictionaries:
 
 
 def window_of(values: list[bytes], dictionaries: Dictionaries) -> Array:
-    ids, weights, labels = stage_features.features(values, FeatureBuilder(dictionaries))
+    builder = FeatureBuilder(dictionaries)
+    ids, weights, labels = stage_features.features(values, builder)
     zeros = np.zeros(len(values), dtype=np.int64)
     provenance = Provenance(zeros.astype(np.int32), zeros, zeros, zeros)
-    return make_window(ids, weights, labels, provenance, 1, 0, 0)
+    return make_window(ids, weights, labels, provenance, 1, 0, 0, builder.oov(ids))
 
 
 def test_both_ways_make_the_same_features(folder: Path, dictionaries: Dictionaries) -> None:
