@@ -236,6 +236,16 @@ class WindowSender(_UnorderedActor, DataSender):  # type: ignore[misc]
                 if not self._await_credit(waiting, give_up):
                     return False
 
+    def check(self) -> None:
+        """Asks nobody and takes no time: for a sender that has nothing to send.
+
+        Raises:
+            ChannelError: The connection to the engine broke, or the channel was closed.
+        """
+        self._check_open()
+        if engine_lost.is_set():
+            raise ChannelError(f"channel {self._name}: the engine is gone")
+
     def depth(self) -> list[int]:
         """Number of windows that wait in the queue of each shard."""
         calls = self._ask_sizes(range(self.num_shards))

@@ -77,13 +77,14 @@ class CheckpointStore:
         self._directory = directory
         self._prefix = prefix
         self._keep_max = keep_max
+        self._lock: int | None = None
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"{directory}: {error.strerror}") from None
 
     def lock(self) -> None:
-        """Keeps every other process from locking the folder until this one ends, however it does.
+        """Keeps others from locking the folder until ``unlock``, or until this process ends.
 
         Raises:
             CheckpointError: Another process has it: two trainers would overwrite each other.
@@ -98,6 +99,12 @@ class CheckpointStore:
             ) from None
         except OSError as error:
             raise CheckpointError(f"can't lock {path}: {error.strerror}") from None
+
+    def unlock(self) -> None:
+        """Lets others lock the folder again."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def save(
         self,

@@ -369,6 +369,7 @@ def consume(
             commit = follower.news()
             logger.info("trainer session %d: back to %s", commit.session, commit.position)
             assembler.begin(commit)
+        sender.check()  # with nothing to send it would not notice that the queue is gone
         source.poll(POLL_SECONDS if source.waiting() < rule.full_rows else 0.0)
         rows = rule.rows_to_close(source.waiting(), time.monotonic())
         window = assembler.take(rows) if rows else None

@@ -333,6 +333,7 @@ class Trainer:
     def close(self) -> None:
         """Leaves the channel and the engine; the flag must be set."""
         self._flag.set("closing")
+        self._store.unlock()
         if self._dataset is not None:
             self._dataset.close()
         finalize()

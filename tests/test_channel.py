@@ -289,6 +289,17 @@ def test_closing_from_within_a_wait_ends_it(engine: Engine) -> None:
         receiver.receive(1.0)
 
 
+def test_sender_with_nothing_to_send_notices_that_the_engine_is_gone(engine: Engine) -> None:
+    sender = make_sender(engine)
+    sender.check()
+    engine_repairs.engine_lost.set()
+    try:
+        with pytest.raises(ChannelError, match="the engine is gone"):
+            sender.check()
+    finally:
+        engine_repairs.engine_lost.clear()
+
+
 def test_attach_tells_why_it_waits_and_stops_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_sender(*args: Any) -> None:
         raise ChannelError("no sender yet")

@@ -515,14 +515,19 @@ def test_set_aside_without_units_does_nothing(store: CheckpointStore, folder: Pa
 
 
 def test_only_one_process_at_a_time_has_the_folder(tmp_path: Path) -> None:
-    CheckpointStore(tmp_path, "w", 3).lock()
+    store = CheckpointStore(tmp_path, "w", 3)
+    store.lock()
     code = (
         "import sys; from pathlib import Path\n"
         "from src.checkpoint import CheckpointError, CheckpointStore\n"
         "try: CheckpointStore(Path(sys.argv[1]), 'w', 3).lock()\n"
         "except CheckpointError as error: print(error)"
     )
-    second = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert f"another trainer is using {tmp_path}" in second.stdout
+    said = []
+    for _ in range(2):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        second = subprocess.run(command, capture_output=True, text=True, check=True)
+        said.append(second.stdout)
+        store.unlock()
+    assert f"another trainer is using {tmp_path}" in said[0]
+    assert "another trainer" not in said[1]
