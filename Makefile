@@ -9,7 +9,7 @@ SOURCES = $(wildcard *.py src examples tests benchmarks)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit lint services-up services-down bench bench-scale lock clean
+.PHONY: help setup demo test test-unit test-crashes lint services-up services-down bench bench-scale lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -25,6 +25,9 @@ test: setup ## all tests: the ones with real services, and the unit tests beside
 
 test-unit: setup ## the tests that need no services
 	@python -m pytest -m "not integration" $(PYTEST_ARGS)
+
+test-crashes: setup ## kill every part again and again; prints a table
+	@python -m pytest -m crashes tests/integration/test_crashes.py $(PYTEST_ARGS)
 
 lint: setup ## ruff (rules and format) and mypy --strict
 	python -m ruff check $(SOURCES)

@@ -56,6 +56,10 @@ class CountedSender:
         self._missing = rows
         self._flag = flag
 
+    def check(self) -> None:
+        """As the sender's own."""
+        self._sender.check()
+
     def send_window(self, window: Array, give_up: Callable[[], bool]) -> bool:
         """As the sender's own."""
         is_sent = self._sender.send_window(window, give_up)
