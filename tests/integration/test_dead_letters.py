@@ -377,6 +377,9 @@ class SenderInMemory:
         self.windows.append(window)
         return True
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -386,7 +389,7 @@ def consume(
     tmp_path: Path, kafka_service: KafkaService, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
     """Runs the consumer, all but its channel, until it has taken so many rows."""
-    monkeypatch.setattr(consumer_service, "WindowSender", SenderInMemory)
+    monkeypatch.setattr(consumer_service, "open_channel", SenderInMemory)
     monkeypatch.setattr(consumer_service, "finalize", lambda: None)
     made = DictionaryFiles.make(tmp_path, 300)
     files = [f"--{name}={getattr(made, name)}" for name in ("max_dict", "min_dict", "map_dict")]
