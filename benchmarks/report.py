@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -188,10 +189,16 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
+        **{name: _version(name) for name in packages},
         "commit": _commit(),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def _version(package: str) -> str:
+    # The engine's client leaves a None on the module path, which ``metadata.version`` can't take.
+    path = [entry for entry in sys.path if entry]
+    return next(iter(metadata.distributions(name=package, path=path))).version
 
 
 def _cpu_name() -> str:

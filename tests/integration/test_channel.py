@@ -333,7 +333,7 @@ def test_channel_of_a_living_sender_is_not_taken_over(
     first, second = new_end(), new_end()
     first.do("open_sender", name, 1)
     second.begin("open_sender", name, 1)
-    with pytest.raises(EndError, match="ChannelError: .*already exists"):
+    with pytest.raises(EndError, match="ChannelInUse: .*already exists"):
         second.result()
     assert first.do("send", 0, 1, 10) == 1
     assert first.do("depth") == [1]
