@@ -32,7 +32,8 @@ EQUAL_WITHIN = 1e-5
 STEPS_A_TURN = 10
 LARGE_VOCABULARY = 2_000_000
 FLOAT_BYTES = 4
-SEED = 1
+# Not 1: there a unit comes within rounding of relu's kink, and the two steps part by 1e-4.
+SEED = 2
 
 Batches = Sequence[tuple[Tensor, ...]]
 
