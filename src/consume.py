@@ -330,8 +330,8 @@ class SessionFollower:
 def starting_commit(source: RowSource, start: str) -> Commit:
     """Where to begin; makes sure that the group has a commit before any trainer looks for one."""
     position = source.resolve_start(start)
-    committed = source.committed()
-    if committed is not None and start == "committed":
+    committed = source.committed() if start == "committed" else None
+    if committed is not None:
         return committed
     commit = Commit(position, session=0)
     source.commit(commit)

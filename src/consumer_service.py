@@ -25,7 +25,6 @@ from src.dead_letters import DeadLetterWriter, WritingStopped
 from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
 from src.exposition import ConsumerNumbers, ExpositionError, serving
 from src.kafka_source import RowSource, SourceError
-from src.position import Commit
 from src.stop import StopFlag
 from src.window import ClosingRule
 
@@ -39,10 +38,6 @@ EXPECTED_ERRORS = (
     SourceError,
     ValueError,
 )
-
-
-class ChannelLost(Exception):  # noqa: N818 - it is made anew
-    """The channel that was there is gone."""
 
 
 def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
@@ -128,31 +123,32 @@ class ConsumerService:
         numbers = ConsumerNumbers(registry, self._counts, self._source.lag, self._depth)
         look = numbers.look if arguments.metrics_port else lambda: None
         with serving(registry, arguments.metrics_port, arguments.metrics_host):
-            first = starting_commit(self._source, arguments.start)
-            while not self._flag.is_set():
-                try:
-                    self._consume(first, look)
-                except ChannelLost as lost:
-                    # What the queues held is gone: the trainer skips what it got, misses nothing.
-                    logger.warning("%s: sending again what is not committed", lost)
-                    first = self._source.committed() or first
+            self._serve(look)
 
-    def _consume(self, first: Commit, look: Callable[[], None]) -> None:
-        """Makes the channel and sends until the flag is set or it is gone."""
+    def _serve(self, look: Callable[[], None]) -> None:
+        """Sends until the flag is set, over as many channels as that takes."""
         arguments = self._arguments
-        self._sender = sender = self._open_channel()
-        if sender is None:
-            return
-        rule = ClosingRule(arguments.window_size, arguments.num_shards, arguments.window_seconds)
-        try:
-            consume(
-                *(self._source, sender, self._assembler, rule, first),
-                *(self._flag, self._counts, look),
+        first = starting_commit(self._source, arguments.start)
+        while not self._flag.is_set():
+            self._sender = sender = self._open_channel()
+            if sender is None:
+                return
+            rule = ClosingRule(
+                arguments.window_size, arguments.num_shards, arguments.window_seconds
             )
-        except ChannelError as error:
-            raise ChannelLost(f"the channel is gone ({error})") from error
-        finally:
-            sender.close()
+            try:
+                consume(
+                    *(self._source, sender, self._assembler, rule, first),
+                    *(self._flag, self._counts, look),
+                )
+            except ChannelError as error:
+                # What the queues held is gone: the trainer skips what it got, and misses nothing.
+                logger.warning(
+                    "the channel is gone (%s): sending again what is not committed", error
+                )
+                first = self._source.committed() or first
+            finally:
+                sender.close()
 
     def _open_channel(self) -> Optional[WindowSender]:
         """Waits for the engine for reconnect_seconds; None when told to stop meanwhile.

@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from src.criteo import CATEGORICAL_COLUMNS
+from src.position import PartitionLag
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +119,6 @@ class TrainerNumbers:
 
 def _set(gauge: Gauge, value: Optional[float]) -> None:
     gauge.set(float("nan") if value is None else value)
-
-
-@dataclass(frozen=True)
-class PartitionLag:
-    """How far behind reading is in a partition: rows, and the age of the oldest in seconds."""
-
-    rows: int
-    seconds: float
 
 
 class ConsumerNumbers:

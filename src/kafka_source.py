@@ -23,8 +23,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from src.arrays import Array
-from src.exposition import PartitionLag
-from src.position import Commit, Position
+from src.position import Commit, PartitionLag, Position
 
 logger = logging.getLogger(__name__)
 
@@ -189,11 +188,10 @@ class RowSource:
     def try_ends(self) -> Optional[dict[int, int]]:
         """Where each partition ends by now; None where nobody answers within a second."""
         try:
-            found = self._consumer.end_offsets(list(self._handles.values()), timeout_ms=1_000)
+            return self._ends_at_once(self.partitions)
         except KafkaError as error:
             logger.debug("the ends of %s are not known: %s", self._topic, error)
             return None
-        return {handle.partition: int(offset) for handle, offset in found.items()}
 
     def _commit_once(self, commit: Commit) -> None:
         metadata = commit.metadata()
@@ -224,7 +222,7 @@ class RowSource:
             position = Position({**self._beginnings(self.partitions), **self._named_offsets(start)})
         else:
             position = Position(self._offsets_at(start))
-        self._reachable(position.offsets)
+        self._reachable(position.offsets, self._ends())
         return position
 
     def seek(self, position: Position) -> None:
@@ -236,7 +234,7 @@ class RowSource:
         """
         # The fetches before may have seen less of the topic than it holds by now.
         self._least_end = self._ends()
-        self._fetch_from(position.offsets)
+        self._fetch_from(position.offsets, self._least_end)
         self._queues = {number: _Queue() for number in self.partitions}
         self._consumer.resume(*self._handles.values())
         self._paused.clear()
@@ -337,6 +335,12 @@ class RowSource:
     def _ends(self) -> dict[int, int]:
         return self._bounds(self.partitions, self._consumer.end_offsets)
 
+    def _ends_at_once(self, numbers: list[int]) -> dict[int, int]:
+        """The ends of some partitions, asked for once and waited for a second; or a KafkaError."""
+        handles = [self._handles[number] for number in numbers]
+        found = self._consumer.end_offsets(handles, timeout_ms=1_000)
+        return {handle.partition: int(offset) for handle, offset in found.items()}
+
     def _bounds(self, numbers: list[int], ask: Callable[..., Any]) -> dict[int, int]:
         if not numbers:
             return {}
@@ -381,13 +385,13 @@ class RowSource:
             for number in self.partitions
         }
 
-    def _reachable(self, wanted: Mapping[int, int]) -> dict[int, int]:
+    def _reachable(self, wanted: Mapping[int, int], ends: Mapping[int, int]) -> dict[int, int]:
         """The wanted offsets, or the first ones there are where retention has deleted some.
 
         Raises:
             SourceError: Rows are deleted and that is not allowed, or an offset does not exist yet.
         """
-        beginnings, ends = self._beginnings(self.partitions), self._ends()
+        beginnings = self._beginnings(self.partitions)
         offsets = {}
         for number in self.partitions:
             offset = wanted.get(number, beginnings[number])
@@ -410,15 +414,14 @@ class RowSource:
 
         What is held stays held; the next row fetched covers the deleted ones.
         """
-        self._fetch_from(
-            {
-                number: int(self._consumer.position(handle, timeout_ms=1_000))
-                for number, handle in self._handles.items()
-            }
-        )
+        reached = {
+            number: int(self._consumer.position(handle, timeout_ms=1_000))
+            for number, handle in self._handles.items()
+        }
+        self._fetch_from(reached, self._ends())
 
-    def _fetch_from(self, wanted: Mapping[int, int]) -> None:
-        for number, offset in self._reachable(wanted).items():
+    def _fetch_from(self, wanted: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        for number, offset in self._reachable(wanted, ends).items():
             self._consumer.seek(self._handles[number], offset)
             gone = offset - wanted.get(number, offset)
             if gone > 0:
@@ -436,14 +439,12 @@ class RowSource:
 
     def _resume(self, number: int) -> None:
         """Lets a partition be fetched again, once the broker has said how far it goes by now."""
-        handle = self._handles[number]
         try:
-            ends = self._consumer.end_offsets([handle], timeout_ms=1_000)
+            self._least_end.update(self._ends_at_once([number]))
         except KafkaError as error:
             logger.debug("partition %d stays paused: %s", number, error)
             return
-        self._least_end[number] = int(ends[handle])
-        self._consumer.resume(handle)
+        self._consumer.resume(self._handles[number])
         self._paused.discard(number)
 
     def _probe_broker(self) -> None:
@@ -453,7 +454,7 @@ class RowSource:
             return
         self._probed_at = now
         try:
-            self._consumer.end_offsets(list(self._handles.values()), timeout_ms=1_000)
+            self._ends_at_once(self.partitions)
             self._heard_at = time.monotonic()
         except KafkaError as error:
             silent = time.monotonic() - self._heard_at

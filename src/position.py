@@ -50,6 +50,14 @@ class Position:
 
 
 @dataclass(frozen=True)
+class PartitionLag:
+    """How far behind reading is in a partition: rows, and the age of the oldest in seconds."""
+
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RowRange:
     """Consecutive rows of one partition: its first and last offset and how many rows."""
 

@@ -14,7 +14,7 @@ import secrets
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import mindspore as ms
 from mindspore import context
@@ -163,35 +163,31 @@ class Trainer:
                 self._flag.set(f"no consumer for {config.idle_seconds:g} s")
             return self._flag.is_set()
 
-        receiver = attach(
-            *(config.address, config.namespace, config.dataset_name, 0),
-            give_up,
-            PacedLog(logger.info),
-        )
-        return self._checked(receiver)
+        return self._attach(give_up)
 
     def _attach_again(self) -> Optional[WindowReceiver]:
         """Waits for the consumer's return for ``reconnect_seconds``.
 
         When it is the engine that went away, the consumer may have to thaw first.
         """
-        config = self._config
-        patience = config.reconnect_seconds + (FREEZE_SECONDS if engine_is_lost() else 0.0)
+        patience = self._config.reconnect_seconds + (FREEZE_SECONDS if engine_is_lost() else 0.0)
         give_up_at = time.monotonic() + patience
 
         def give_up() -> bool:
             return self._flag.is_set() or time.monotonic() >= give_up_at
 
+        receiver = self._attach(give_up)
+        if receiver is None and not self._flag.is_set():
+            raise DatasetError(f"no consumer came back within {patience:g} s")
+        return receiver
+
+    def _attach(self, give_up: Callable[[], bool]) -> Optional[WindowReceiver]:
+        config = self._config
         receiver = attach(
             *(config.address, config.namespace, config.dataset_name, 0),
             give_up,
             PacedLog(logger.info),
         )
-        if receiver is None and not self._flag.is_set():
-            raise DatasetError(f"no consumer came back within {patience:g} s")
-        return self._checked(receiver)
-
-    def _checked(self, receiver: Optional[WindowReceiver]) -> Optional[WindowReceiver]:
         if receiver is not None and receiver.num_shards != 1:
             raise TrainError(
                 f"the consumer was started with --num_shards={receiver.num_shards}, "

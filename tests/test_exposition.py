@@ -17,10 +17,10 @@ from src.consume import ConsumerCounts
 from src.exposition import (
     ConsumerNumbers,
     ExpositionError,
-    PartitionLag,
     TrainerNumbers,
     serving,
 )
+from src.position import PartitionLag
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def test_trainer(stage: Stage, outcomes: list[Outcome], number: signal.Signals) 
         assert outcome.redone <= KILLS * 2 * SAVE_EVERY
 
 
-def sleep_a_little(seed: int):  # type: ignore[no-untyped-def]
+def sleep_a_little(seed: int) -> Callable[[Path], None]:
     pause = random.Random(seed).uniform(0, 0.2)
     return lambda folder: time.sleep(pause)
 
