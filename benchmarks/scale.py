@@ -15,23 +15,21 @@ import contextlib
 import dataclasses
 import json
 import logging
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import psutil
 from tqdm import tqdm
 
+from benchmarks.child import run_in_child
 from benchmarks.report import machine
 from benchmarks.scale_points import SERIES, Point
 from benchmarks.settings import Settings
 from examples.local_services import ROOT, KafkaService, ServiceError, free_port
-from src.exit_repair import keep_modules_until_exit
 from src.logs import configure_logging
 
 logger = logging.getLogger("benchmarks.scale")
@@ -114,7 +112,7 @@ def measure_all(points: Sequence[tuple[str, Point]]) -> tuple[list[Measured], li
                 )
                 continue
             logger.info("%s %d", name, point.size)
-            answer = _in_process(point, settings)
+            answer = run_in_child(_measure, point, settings)
             if answer is None:
                 left_out.append(f"{name} {point.size:,}: it failed")
                 continue
@@ -137,29 +135,12 @@ def _services(points: Sequence[tuple[str, Point]]) -> Iterator[Settings]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _in_process(point: Point, settings: Settings) -> Optional[tuple[Any, ...]]:
-    """(rate, unit, peak, others) of a point measured in a process of its own; None if it died."""
-    processes = multiprocessing.get_context("spawn")
-    ours, theirs = processes.Pipe(duplex=False)
-    process = processes.Process(target=_measure, args=(point, settings, theirs))
-    process.start()
-    theirs.close()
-    answer: Optional[tuple[Any, ...]] = None
-    with contextlib.suppress(EOFError):
-        answer = ours.recv()
-    process.join()
-    return answer
-
-
-def _measure(point: Point, settings: Settings, answer: Connection) -> None:
-    configure_logging(logging.WARNING)
-    try:
-        rate, unit, others = point.measure(settings)
-        # The point's own peak where it has one: work in a child, or the part that counts.
-        peak = others.pop("peak_mb", None)
-        answer.send((rate, unit, peak_mb() if peak is None else peak, others))
-    finally:
-        keep_modules_until_exit()
+def _measure(point: Point, settings: Settings) -> tuple[float, str, float, dict[str, float]]:
+    """(rate, unit, peak, others) of a point."""
+    rate, unit, others = point.measure(settings)
+    # The point's own peak where it has one: work in a child, or the part that counts.
+    peak = others.pop("peak_mb", None)
+    return rate, unit, peak_mb() if peak is None else peak, others
 
 
 def peak_mb() -> float:

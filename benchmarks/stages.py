@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import logging
-import multiprocessing
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
+from benchmarks.child import run_in_child
 from benchmarks.report import Result
 from benchmarks.settings import Settings
-from src.exit_repair import keep_modules_until_exit
-from src.logs import configure_logging
 
 
 @dataclass(frozen=True)
@@ -53,21 +48,4 @@ STAGES = {
 
 def run_in_process(name: str, settings: Settings) -> list[Result]:
     """Runs a stage in a process of its own; nothing when it failed, which it has said then."""
-    processes = multiprocessing.get_context("spawn")
-    ours, theirs = processes.Pipe(duplex=False)
-    process = processes.Process(target=_run_stage, args=(name, settings, theirs), name=name)
-    process.start()
-    theirs.close()
-    results: list[Result] = []
-    with contextlib.suppress(EOFError):  # it died
-        results = ours.recv()
-    process.join()
-    return results
-
-
-def _run_stage(name: str, settings: Settings, answer: Connection) -> None:
-    configure_logging(logging.WARNING)
-    try:
-        answer.send(STAGES[name].run(settings))
-    finally:
-        keep_modules_until_exit()
+    return run_in_child(STAGES[name].run, settings) or []

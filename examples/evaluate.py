@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src.arrays import Array
-from src.checkpoint import CheckpointError, Unit, read_unit
+from src.checkpoint import CheckpointError, Unit, newest_unit, read_unit
 from src.config import load_config
 from src.consume import FeatureBuilder
 from src.criteo import (
@@ -46,8 +46,6 @@ from src.wide_and_deep import ModelConfig, WideDeepModel
 
 logger = logging.getLogger("evaluate")
 
-# A multiple of 16: with MindSpore 2.0.0 on the CPU the rows left over beyond the last 16 lose the
-# output layer's bias (its fused MatMul and BiasAdd).
 BATCH_ROWS = 4096
 NAMED_BAD_ROWS = 10
 LAYER = re.compile(r"deep\.(\d+)\.weight")
@@ -140,26 +138,17 @@ def load_model(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> WideDeepM
 def _find_unit(ckpt: Path, prefix: str) -> Optional[Unit]:
     """The unit meant; None for a .ckpt file without a manifest."""
     if ckpt.is_dir():
-        return _newest_unit(ckpt, prefix)
+        # Not the store's own: that clears away what a running trainer may be writing.
+        unit = newest_unit(ckpt, prefix)
+        if unit is None:
+            raise EvaluationError(f"there is no valid checkpoint {prefix}-1_... in {ckpt}")
+        return unit
     if not ckpt.is_file():
         raise EvaluationError(f"{ckpt}: there is no such file")
     if not ckpt.with_suffix(".json").exists():
         logger.warning("%s has no manifest beside it: not checked, activation relu assumed", ckpt)
         return None
     return read_unit(ckpt)
-
-
-def _newest_unit(folder: Path, prefix: str) -> Unit:
-    """The newest valid unit; unlike the store's own it leaves a running trainer's files alone."""
-    name = re.compile(re.escape(prefix) + r"-1_(\d+)\.json")
-    steps = {path: name.fullmatch(path.name) for path in folder.iterdir()}
-    manifests = sorted((int(match[1]), path) for path, match in steps.items() if match)
-    for _, manifest in reversed(manifests):
-        try:
-            return read_unit(manifest)
-        except CheckpointError as error:
-            logger.warning("%s: using the checkpoint before it", error)
-    raise EvaluationError(f"there is no valid checkpoint {prefix}-1_... in {folder}")
 
 
 def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -> ModelConfig:

@@ -292,16 +292,27 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 footer { margin-top: 2rem; color: #666; }
 """
 
-SUMMARY: tuple[tuple[str, Callable[[Line], Any], str], ...] = (
-    ("rows", _of("rows"), "{:,.0f}"),
-    ("steps", _of("step"), "{:,.0f}"),
-    ("AUC, all rows", _of("life", "auc"), "{:.4f}"),
-    ("AUC, newest", _of("window", "auc"), "{:.4f}"),
-    ("log loss, all rows", _of("life", "log_loss"), "{:.4f}"),
-    ("log loss, newest", _of("window", "log_loss"), "{:.4f}"),
-    ("calibration, newest", _of("window", "calibration"), "{:.3f}"),
-    ("OOV, last", _of("oov_rate", factor=100), "{:.1f} %"),
-    ("rows/s, median", lambda line: None, "{:,.0f}"),
+
+def _last(*keys: str, factor: float = 1.0) -> Callable[[Run], Value]:
+    value = _of(*keys, factor=factor)
+    return lambda run: value(run.lines[-1])
+
+
+def _median_speed(run: Run) -> Value:
+    speeds = sorted(filter(None, (line.get("rows_per_second") for line in run.lines)))
+    return speeds[len(speeds) // 2] if speeds else None
+
+
+SUMMARY: tuple[tuple[str, Callable[[Run], Value], str], ...] = (
+    ("rows", _last("rows"), "{:,.0f}"),
+    ("steps", _last("step"), "{:,.0f}"),
+    ("AUC, all rows", _last("life", "auc"), "{:.4f}"),
+    ("AUC, newest", _last("window", "auc"), "{:.4f}"),
+    ("log loss, all rows", _last("life", "log_loss"), "{:.4f}"),
+    ("log loss, newest", _last("window", "log_loss"), "{:.4f}"),
+    ("calibration, newest", _last("window", "calibration"), "{:.3f}"),
+    ("OOV, last", _last("oov_rate", factor=100), "{:.1f} %"),
+    ("rows/s, median", _median_speed, "{:,.0f}"),
 )
 
 
@@ -336,14 +347,8 @@ def page(runs: Sequence[Run], pictures: Sequence[tuple[str, bytes]]) -> str:
 
 
 def _summary_cells(run: Run) -> str:
-    speeds = sorted(filter(None, (line.get("rows_per_second") for line in run.lines)))
-    cells = []
-    for name, value, form in SUMMARY:
-        found = value(run.lines[-1])
-        if name.startswith("rows/s") and speeds:
-            found = speeds[len(speeds) // 2]
-        cells.append(f"<td>{'?' if found is None else form.format(found)}</td>")
-    return "".join(cells)
+    found = [(value(run), form) for _, value, form in SUMMARY]
+    return "".join(f"<td>{'?' if x is None else form.format(x)}</td>" for x, form in found)
 
 
 def write_report(runs: Sequence[Run], output: Path) -> list[Path]:

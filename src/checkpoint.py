@@ -152,16 +152,9 @@ class CheckpointStore:
         Raises:
             CheckpointError: There are units, but none of them is valid.
         """
-        found = self._manifests()
-        newest = None
-        for manifest in found:
-            try:
-                newest = _read_unit(manifest)
-                break
-            except CheckpointError as error:
-                logger.warning("%s: using the checkpoint before it", error)
+        newest = newest_unit(self._directory, self._prefix)
         self._remove_leftovers(newest)
-        if found and newest is None:
+        if newest is None and (found := self._manifests()):
             raise CheckpointError(
                 f"none of the {len(found)} checkpoints in {self._directory} is valid; "
                 "--fresh sets them aside"
@@ -266,10 +259,7 @@ class CheckpointStore:
             raise
 
     def _manifests(self) -> list[Path]:
-        """The manifests, newest step first."""
-        steps = {path: _step_of(path, self._prefix) for path in self._directory.glob("*.json")}
-        known = [path for path, step in steps.items() if step is not None]
-        return sorted(known, key=lambda path: steps[path] or 0, reverse=True)
+        return _manifests(self._directory, self._prefix)
 
     def _remove_others(self, written: Unit) -> None:
         """Removes what is beyond ``keep_max``, and what is later than the unit just written."""
@@ -306,6 +296,16 @@ class CheckpointStore:
                 logger.warning("ignoring %s: it has no manifest beside it", path)
 
 
+def newest_unit(directory: Path, prefix: str) -> Unit | None:
+    """The newest valid unit in a folder, None where there is none; nothing is changed."""
+    for manifest in _manifests(directory, prefix):
+        try:
+            return _read_unit(manifest)
+        except CheckpointError as error:
+            logger.warning("%s: using the checkpoint before it", error)
+    return None
+
+
 def read_unit(path: Path) -> Unit:
     """The unit of a .ckpt file with a manifest beside it; nothing is changed.
 
@@ -329,6 +329,13 @@ def _as_json(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kind(parameter: ms.Parameter) -> str:
     return f"{parameter.dtype}{tuple(parameter.shape)}"
+
+
+def _manifests(directory: Path, prefix: str) -> list[Path]:
+    """The manifests in a folder, newest step first."""
+    steps = {path: _step_of(path, prefix) for path in directory.glob("*.json")}
+    known = [path for path, step in steps.items() if step is not None]
+    return sorted(known, key=lambda path: steps[path] or 0, reverse=True)
 
 
 def _step_of(path: Path, prefix: str) -> int | None:

@@ -1,0 +1,41 @@
+"""Measures in a process of its own: memory, threads and imports of one are not the next one's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+from multiprocessing.connection import Connection
+from typing import Any, Callable, Optional
+
+from src.exit_repair import keep_modules_until_exit
+from src.logs import configure_logging
+
+
+def run_in_child(function: Callable[..., Any], *arguments: Any) -> Optional[Any]:
+    """What a function returns, called in a new process; None when it failed.
+
+    Its traceback is on stderr then.
+
+    Args:
+        function: Of a module's top level, so that the new process finds it.
+        *arguments: Its arguments.
+    """
+    processes = multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(target=_answer, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    answer = None
+    with contextlib.suppress(EOFError):  # it died
+        answer = ours.recv()
+    process.join()
+    return answer
+
+
+def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    configure_logging(logging.WARNING)
+    try:
+        pipe.send(function(*arguments))
+    finally:
+        keep_modules_until_exit()
