@@ -59,7 +59,7 @@ class LineFile:
             self._file.flush()
             self._bytes += len(data)
             if self._bytes >= self._max_bytes and os.path.isfile(self._path):
-                self._file.close()
+                self.close()  # durable too: a later ``sync`` reaches the new file only
                 os.replace(self._path, rotated(self._path))
                 self._file = open(self._path, "ab")  # noqa: SIM115
                 self._bytes = 0

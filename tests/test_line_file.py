@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def test_file_and_its_predecessor_stay_bounded_and_hold_the_last_lines(tmp_path:
     kept = (Path(rotated(str(path))).read_text() + path.read_text()).splitlines()
     assert kept == [f"line {number}" for number in range(1000 - len(kept), 1000)]
     assert len(kept) >= 10
+
+
+def test_what_is_moved_aside_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("src.line_file.os.fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    path = tmp_path / "audit.jsonl"
+    file = LineFile(str(path), max_bytes=10)
+    file.append("a line of the trail")
+    file.close()
+    assert os.stat(rotated(str(path))).st_ino in synced
 
 
 def test_file_that_was_long_before_is_rotated_too(tmp_path: Path) -> None:
