@@ -54,6 +54,7 @@ VANISH_SECONDS = 5.0
 POLL_SECONDS = 0.01
 LONGEST_POLL_SECONDS = 0.05
 STORE_FULL_PAUSE_SECONDS = 0.2
+FETCH_SECONDS = 1
 STORE_START_SECONDS = 15.0
 # A live engine ends an actor in milliseconds; who closes a channel won't wait for a dead one.
 CLOSE_SECONDS = 3.0
@@ -404,6 +405,10 @@ class WindowReceiver(_UnorderedActor, DataReceiver):  # type: ignore[misc]
         ChannelError: No engine, or no sender yet.
     """
 
+    _popped: Any | None = None
+    """A window taken out of the queue whose rows are not here yet."""
+    _fetch_until: float = 0.0
+
     def __init__(
         self,
         address: str,
@@ -465,9 +470,13 @@ class WindowReceiver(_UnorderedActor, DataReceiver):  # type: ignore[misc]
         pause = POLL_SECONDS / 2
         with self._receiving:
             while True:
-                ref = self._pop(stop)
-                if ref is not None:
-                    return self._fetch(ref)
+                if self._popped is None:
+                    self._popped = self._pop(stop)
+                    self._fetch_until = time.monotonic() + PATIENCE_FACTOR * self._timeout
+                window = None if self._popped is None else self._fetch(self._popped)
+                if window is not None:
+                    self._popped = None
+                    return window
                 if stop():
                     return None
                 time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
@@ -493,9 +502,19 @@ class WindowReceiver(_UnorderedActor, DataReceiver):  # type: ignore[misc]
         self._request = None
         return ref
 
-    def _fetch(self, ref: Any) -> Window:
-        with _engine_errors(f"channel {self._name}, shard {self.shard_id}: fetch"):
-            window = yr.get(ref, timeout=PATIENCE_FACTOR * self._timeout)
+    def _fetch(self, ref: Any) -> Window | None:
+        """The rows of a window; None while the store does not find them.
+
+        Where the sender has died the window is gone, and the store looks for it with the
+        interpreter held: it is asked for a second at a time, so that a stop gets through.
+        """
+        try:
+            window = yr.get(ref, timeout=FETCH_SECONDS)
+        except (RuntimeError, TimeoutError, YRError) as error:
+            if engine_lost.is_set() or time.monotonic() >= self._fetch_until:
+                doing = f"channel {self._name}, shard {self.shard_id}: fetch"
+                raise ChannelError(f"{doing}: {_one_line(error)}") from error
+            return None
         return np.array(window)  # the store's memory is freed when its last view is
 
 

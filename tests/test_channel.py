@@ -277,6 +277,44 @@ def test_window_whose_answer_is_late_comes_with_the_next_receive(engine: Engine)
     assert engine.calls == ["get"]
 
 
+def test_rows_that_the_store_does_not_find_at_once_come_with_a_later_receive(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.queues[0].extend([Ref(np.arange(3)), Ref(np.arange(5))])
+    misses = [RuntimeError("get failed")] * 2
+
+    def get(ref: Ref, timeout: float) -> Any:
+        if isinstance(ref.value, np.ndarray) and misses:
+            raise misses.pop()
+        return ref.value
+
+    monkeypatch.setattr(channel, "yr", SimpleNamespace(get=get))
+    receiver = make_receiver(engine)
+    assert receiver.receive(60.0, lambda: True) is None
+    assert receiver.receive(0.0) is None
+    window = receiver.receive(0.0)
+    assert window is not None and window.tolist() == [0, 1, 2]
+    assert engine.calls == ["get"]
+
+
+def test_rows_that_the_store_never_finds_are_an_error_in_the_end(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.queues[0].append(Ref(np.arange(3)))
+
+    def get(ref: Ref, timeout: float) -> Any:
+        if isinstance(ref.value, np.ndarray):
+            raise RuntimeError("get failed")
+        return ref.value
+
+    monkeypatch.setattr(channel, "yr", SimpleNamespace(get=get))
+    receiver = make_receiver(engine)
+    assert receiver.receive(0.0) is None
+    receiver._fetch_until = 0.0  # the patience is over
+    with pytest.raises(ChannelError, match="shard 0: fetch: get failed"):
+        receiver.receive(0.0)
+
+
 def test_closing_from_within_a_wait_ends_it(engine: Engine) -> None:
     receiver = make_receiver(engine)
 
