@@ -21,6 +21,8 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from src.exchange import Exchange
+
 WIDE_LR, WIDE_L1, WIDE_L2 = 5e-2, 1e-8, 1e-8  # FTRL, on wide_loss
 WIDE_INITIAL_ACCUMULATOR = 1.0
 ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 3.5e-4, 0.9, 0.999, 1e-8  # Adam, on deep_loss
@@ -489,10 +491,17 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         sens: loss scale; the loss is multiplied by it before the backward pass and the gradients
             divided by it after, which keeps small gradients from vanishing in float16. In float32
             it would change nothing, so it is left out there.
+        rank: number of this rank.
+        size: how many ranks train the model together, on `batch_size` rows each.
     """
 
     def __init__(
-        self, network: NetWithLossClass, config: ModelConfig, sens: float = 1024.0
+        self,
+        network: NetWithLossClass,
+        config: ModelConfig,
+        sens: float = 1024.0,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
@@ -506,6 +515,11 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         self.hyper_map = ops.HyperMap()
         weights = ParameterTuple((self.model.wide_bias, *self.adam.layers))
         self.gradients = ops.value_and_grad(self.scaled_loss, (0, 1), weights, has_aux=True)
+        self.is_alone = size == 1
+        if size > 1:
+            n = config.batch_size * config.field_size
+            shapes = tuple(tuple(weight.shape) for weight in weights)
+            self.exchange = Exchange(rank, size, config.emb_dim, n, config.batch_size, shapes)
 
     def construct(
         self,
@@ -522,11 +536,17 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
 
         Returns:
             wide_loss [], deep_loss [] and logit [b, 1], float32, all as of before the update: every
-            row is scored by a model that has not seen it.
+            row is scored by a model that has not seen it. With several ranks those of the global
+            batch, its logits rank by rank.
         """
         wide_rows, deep_rows = self.model.rows(id)  # [b, f, 1], [b, f, e]
         values, gradients = self.gradients(wide_rows, deep_rows, weight, label)
         _, wide_loss, logit = values
+        if not self.is_alone:
+            id, gradients, wide_loss, logit = self.made_global(  # noqa: A001
+                id, gradients, wide_loss, logit
+            )
+            wide_rows, deep_rows = self.model.rows(id)
         deep_loss = self.network.deep_loss(wide_loss)
         # From here on parameters change in place; whatever is read must have been read by now.
         id = ops.depend(id, (deep_loss, gradients))  # noqa: A001
@@ -539,6 +559,21 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         """(what is differentiated, wide_loss, logit)."""
         wide_loss, logit = self.network.wide_loss(wide_rows, deep_rows, weight, label)
         return wide_loss * self.sens, wide_loss, logit
+
+    def made_global(
+        self,
+        id: Tensor,  # noqa: A002
+        gradients: tuple,  # type: ignore[type-arg]
+        wide_loss: Tensor,
+        logit: Tensor,
+    ) -> tuple:  # type: ignore[type-arg]
+        """What `construct` goes on with where there are others; n and b are all ranks' then."""
+        (wide, deep), weights = gradients
+        ids, wide, deep, weights, wide_loss, logit = self.exchange(
+            *(id.reshape(-1), wide.reshape(-1, 1), deep.reshape(self.embedding_shape)),
+            *(weights, wide_loss, logit),
+        )
+        return ids, ((wide, deep), weights), wide_loss, logit
 
     def unscaled(self, gradients: tuple) -> tuple:  # type: ignore[type-arg]
         """Gradients of the loss itself: ((wide rows, deep rows), (wide bias, layers…))."""

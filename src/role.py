@@ -1,0 +1,117 @@
+"""What a trainer process is among others: alone, an MPI rank, or a node of a dynamic network.
+
+MindSpore decides how it communicates when it is imported, from the environment. So this is worked
+out before, and imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+
+# MindSpore takes a process that has these for one of MPI's, whose collectives are for GPUs only.
+MPI_MARKS = ("OMPI_COMMAND", "PMIX_RANK")
+
+
+class RankError(RuntimeError):
+    """The ranks can't start or go on together; one line says why."""
+
+
+class Role(enum.Enum):
+    """What a process is there for."""
+
+    ALONE = "alone"
+    MPI_RANK = "rank under MPI"
+    WORKER = "worker of a dynamic network"
+    SCHEDULER = "scheduler of a dynamic network"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A process among those of a launch.
+
+    Attributes:
+        role: What it is there for.
+        size: How many ranks there are.
+        index: The launcher's number of it. The rank is another number: that of a dynamic network
+            follows from the order in which its workers registered.
+    """
+
+    role: Role
+    size: int = 1
+    index: int = 0
+
+
+def placement_of(environment: Mapping[str, str]) -> Placement:
+    """Reads the variables that Open MPI and MindSpore's dynamic networking set.
+
+    Raises:
+        RankError: One is missing or is no number; the message names it.
+    """
+    role = environment.get("MS_ROLE")
+    if role in ("MS_SCHED", "MS_WORKER"):
+        for name in ("MS_SCHED_HOST", "MS_SCHED_PORT"):
+            if not environment.get(name):
+                raise RankError(f"MS_ROLE is {role}, but {name} is not set")
+        size = _number(environment, "MS_WORKER_NUM", least=1)
+        if role == "MS_SCHED":
+            return Placement(Role.SCHEDULER, size)
+        return Placement(Role.WORKER, size, _number(environment, "MS_NODE_ID", default=0))
+    if role:
+        raise RankError(f"MS_ROLE is {role}, but must be MS_SCHED or MS_WORKER")
+    if "OMPI_COMM_WORLD_SIZE" in environment:
+        size = _number(environment, "OMPI_COMM_WORLD_SIZE", least=1)
+        if size > 1:
+            return Placement(Role.MPI_RANK, size, _number(environment, "OMPI_COMM_WORLD_RANK"))
+    return Placement(Role.ALONE)
+
+
+def map_mpi_to_dynamic_network(
+    placement: Placement, environment: MutableMapping[str, str]
+) -> Placement:
+    """Makes a rank under ``mpirun`` a worker of a dynamic network, whose scheduler must run.
+
+    MindSpore has no collectives under MPI for the CPU. ``mpirun_dist_online_train.sh`` starts the
+    scheduler and tells all ranks where it is.
+
+    Raises:
+        RankError: Nobody has said where the scheduler is.
+    """
+    if not (environment.get("MS_SCHED_HOST") and environment.get("MS_SCHED_PORT")):
+        raise RankError(
+            "under mpirun the CPU's ranks need a scheduler (MS_SCHED_HOST, MS_SCHED_PORT): "
+            "start them with mpirun_dist_online_train.sh"
+        )
+    for name in MPI_MARKS:
+        environment.pop(name, None)
+    environment["MS_ROLE"] = "MS_WORKER"
+    environment["MS_WORKER_NUM"] = str(placement.size)
+    environment["MS_NODE_ID"] = str(placement.index)
+    return Placement(Role.WORKER, placement.size, placement.index)
+
+
+def cpu_is_meant(device_target: str) -> bool:
+    """Whether ``--device_target`` comes down to the CPU, as far as can be told without MindSpore.
+
+    Where there is a driver, "auto" means the GPU for ranks: they must all decide the same.
+    """
+    if device_target != "auto":
+        return device_target == "CPU"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return True
+    return False
+
+
+def _number(
+    environment: Mapping[str, str], name: str, least: int = 0, default: int | None = None
+) -> int:
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal() or int(text) < least:
+        raise RankError(f"{name} is {text!r}, but must be a whole number of at least {least}")
+    return int(text)
