@@ -33,7 +33,7 @@ from src.kafka_source import RowSource
 from src.position import Commit, Position
 from tests.integration.crashes import (
     CONSUMER_FLAGS,
-    HEADER,
+    OUTCOMES,
     ROWS,
     SAVE_EVERY,
     STEPS,
@@ -71,14 +71,9 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest) -> Iterator[list[Outcome]]:
-    """Collects what each scenario has come to, and prints the table at the end."""
-    collected: list[Outcome] = []
-    yield collected
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        for line in ("", HEADER, *map(str, collected)):
-            reporter.write_line(line)
+def outcomes(request: pytest.FixtureRequest) -> list[Outcome]:
+    """Collects what each scenario has come to; the table of them is printed at the very end."""
+    return request.config.stash.setdefault(OUTCOMES, [])
 
 
 class Stage:
