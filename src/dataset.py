@@ -1,9 +1,10 @@
 """StreamingDataset: windows from the channel become whole batches for MindSpore.
 
 Guarantee: the batches hold every row behind the starting position exactly once and in stream
-order. A window of another session is dropped whole, a row below the position is skipped, a gap is
-an error. For each batch handed out the ledger keeps the position behind it, so that the position
-at step n is that of the first n batches, however far a pipeline has read ahead of the step.
+order. A window of another session is dropped whole, a row below the position is skipped. At a gap
+the rows are asked for again; one that is still there then is an error. For each batch handed out
+the ledger keeps the position behind it, so that the position at step n is that of the first n
+batches, however far a pipeline has read ahead of the step.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from src.arrays import Array
 from src.channel import ChannelError, WindowReceiver
-from src.position import Position, PositionTracker, RowRange, advance, row_ranges
+from src.position import GapError, Position, PositionTracker, RowRange, advance, row_ranges
 from src.stop import StopFlag
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class StreamingDataset:
         flag: Ends the iteration when set, and is set when the stream is idle for too long.
         idle_seconds: How long the stream may be idle; 0 for ever.
         dictionaries: The fingerprint to insist on; None takes the first window's.
+        read_again: Has the rows behind the last checkpoint sent again, and returns the session
+            that they come under; None where nobody can, and each gap is an error.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class StreamingDataset:
         flag: StopFlag,
         idle_seconds: float = 0,
         dictionaries: Optional[int] = None,
+        read_again: Optional[Callable[[], int]] = None,
     ) -> None:
         self._attach = attach
         self._tracker = PositionTracker(position)
@@ -91,6 +95,8 @@ class StreamingDataset:
         self._flag = flag
         self._idle_seconds = idle_seconds
         self._dictionaries = dictionaries
+        self._read_again = read_again
+        self._asked_at: Optional[Position] = None
         self._receiver: Optional[WindowReceiver] = None
         self._rows: deque[Array] = deque()
         self._row_count = 0
@@ -149,6 +155,7 @@ class StreamingDataset:
     def _receive(self) -> Optional[Array]:
         if self._receiver is None:
             self._receiver = self._attach()
+            self._asked_at = None
             if self._receiver is None:
                 return None
         try:
@@ -165,12 +172,32 @@ class StreamingDataset:
             self.stale_rows += len(window)
             return False
         self._check_dictionaries(int(window["dictionaries"][0]))
-        due = self._tracker.admit(window["partition"], window["start"], window["offset"])
+        try:
+            due = self._tracker.admit(window["partition"], window["start"], window["offset"])
+        except GapError as gap:
+            self._ask_again(gap)
+            return False
         rows = window if due.all() else window[due]
         if len(rows):
             self._rows.append(rows)
             self._row_count += len(rows)
         return len(rows) > 0
+
+    def _ask_again(self, gap: GapError) -> None:
+        """Starts another session, in which the missing rows come.
+
+        A receiver whose queue dies while it asks for a window may ask the queue that follows under
+        the same name, and the answer is lost with the first one.
+
+        Raises:
+            GapError: Nobody can be asked, or this queue's sender was, at the same position.
+        """
+        position = self._tracker.position
+        if self._read_again is None or position == self._asked_at:
+            raise gap
+        self._asked_at = position
+        logger.warning("%s: reading again from the last checkpoint", gap)
+        self._session = self._read_again()
 
     def _check_dictionaries(self, fingerprint: int) -> None:
         if self._dictionaries is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import secrets
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +41,7 @@ from src.line_file import begin_audit
 from src.position import Commit, Position
 from src.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer, restored_metrics
 from src.stop import StopFlag
+from src.trainer_session import TrainerSession
 from src.wide_and_deep import (
     ModelConfig,
     NetWithLossClass,
@@ -112,7 +112,6 @@ class Trainer:
         self._store = CheckpointStore(
             Path(config.ckpt_path), config.ckpt_prefix, config.keep_checkpoint_max
         )
-        self._session = secrets.randbits(62) + 1
         self._dataset: Optional[StreamingDataset] = None
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -139,18 +138,23 @@ class Trainer:
         receiver = self._attach_first()
         if receiver is None:
             return
-        with RowSource(
+        with self._open_source() as source:
+            position = self._starting_position(source, unit)
+            session = TrainerSession(source, self._open_source, position)
+            network = self._build(unit)
+            begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)
+            self._dataset = self._open_stream(receiver, session, position, unit)
+            self._train(network, source, session, position, unit)
+
+    def _open_source(self) -> RowSource:
+        config = self._config
+        return RowSource(
             config.bootstrap_servers,
             config.topic,
             config.group_id,
             config.reconnect_seconds,
             self._flag.is_set,
-        ) as source:
-            position = self._begin_session(source, unit)
-            network = self._build(unit)
-            begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)
-            self._dataset = self._open_stream(receiver, position, unit)
-            self._train(network, source, position, unit)
+        )
 
     def _attach_first(self) -> Optional[WindowReceiver]:
         """Waits for the consumer for as long as it takes."""
@@ -195,8 +199,8 @@ class Trainer:
             )
         return receiver
 
-    def _begin_session(self, source: RowSource, unit: Optional[Unit]) -> Position:
-        """Tells the consumer where this trainer starts, and returns that place."""
+    def _starting_position(self, source: RowSource, unit: Optional[Unit]) -> Position:
+        """The checkpoint's position, or without one that which the consumer has committed."""
         if unit is not None:
             position = unit.position
             logger.info("resuming at step %d, position %s, from %s", unit.step, position, unit.path)
@@ -207,13 +211,11 @@ class Trainer:
                 raise TrainError("the consumer has not committed where the stream starts")
             position = committed.position
             logger.info("starting afresh at position %s", position)
-        source.commit(Commit(position, self._session))
         return position
 
-    def _commit(self, source: RowSource, unit: Unit) -> None:
-        """Tells the group how far a durable checkpoint has come; a later one makes up for it."""
+    def _on_saved(self, session: TrainerSession, unit: Unit) -> None:
         self._numbers.on_saved(unit.position.offsets)
-        source.try_commit(Commit(unit.position, self._session))
+        session.commit(unit.position)
 
     def _build(self, unit: Optional[Unit]) -> TrainStepWrap:
         ms.set_seed(self._config.seed)
@@ -224,7 +226,11 @@ class Trainer:
         return network
 
     def _open_stream(
-        self, receiver: WindowReceiver, position: Position, unit: Optional[Unit]
+        self,
+        receiver: WindowReceiver,
+        session: TrainerSession,
+        position: Position,
+        unit: Optional[Unit],
     ) -> StreamingDataset:
         receivers = [receiver]
 
@@ -234,22 +240,28 @@ class Trainer:
         return StreamingDataset(
             attach_next,
             position,
-            self._session,
+            session.number,
             self._config.batch_size,
             self._flag,
             self._config.idle_seconds,
             unit.dictionaries if unit else None,
+            session.read_again,
         )
 
     def _train(
-        self, network: TrainStepWrap, source: RowSource, position: Position, unit: Optional[Unit]
+        self,
+        network: TrainStepWrap,
+        source: RowSource,
+        session: TrainerSession,
+        position: Position,
+        unit: Optional[Unit],
     ) -> None:
         config, stream = self._config, self._dataset
         assert stream is not None
         progress = TrainingProgress(unit.step if unit else 0, position)
         ledger = LedgerCallBack(progress, stream, config.audit_path)
         timer = StepTimer()
-        metrics = self._metrics_callback(progress, timer, source, unit)
+        metrics = self._metrics_callback(progress, timer, source, session, unit)
         checkpoint = StreamCheckpoint(
             store=self._store,
             network=network,
@@ -258,7 +270,7 @@ class Trainer:
             topic=config.topic,
             model=model_shape(config),
             on_saving=ledger.sync,
-            on_saved=lambda unit: self._commit(source, unit),
+            on_saved=lambda unit: self._on_saved(session, unit),
             extra=metrics.state,
         )
         callbacks = [
@@ -283,6 +295,7 @@ class Trainer:
         progress: TrainingProgress,
         timer: StepTimer,
         source: RowSource,
+        session: TrainerSession,
         unit: Optional[Unit],
     ) -> MetricsCallBack:
         config = self._config
@@ -293,7 +306,7 @@ class Trainer:
             lag=LagProbe(source.try_ends),
             report_steps=config.report_steps,
             output=JsonLines(config.metrics_path),
-            session=self._session,
+            session=session.number,
             numbers=self._numbers,
         )
 

@@ -144,6 +144,55 @@ def test_a_gap_is_an_error_that_names_partition_and_offsets() -> None:
     assert isinstance(stream.failure, GapError)
 
 
+def asking_dataset(items: list[object], *later: list[object]) -> tuple[StreamingDataset, list[int]]:
+    """A dataset that may ask for rows again, and the sessions it got by asking."""
+    receivers = [cast(WindowReceiver, ListedWindows(each)) for each in (*reversed(later), items)]
+    sessions: list[int] = []
+
+    def read_again() -> int:
+        sessions.append(SESSION + 1 + len(sessions))
+        return sessions[-1]
+
+    stream = StreamingDataset(
+        lambda: receivers.pop() if receivers else None,
+        Position({0: 0, 1: 0}),
+        SESSION,
+        4,
+        StopFlag(),
+        0.05,
+        read_again=read_again,
+    )
+    return stream, sessions
+
+
+def test_rows_missing_at_a_gap_are_asked_for_again_and_come_under_another_session() -> None:
+    stream, asked = asking_dataset(
+        [window([0, 1]), window([5, 6]), window([0, 1, 2, 3, 4, 5, 6, 7], session=SESSION + 1)]
+    )
+    assert offsets_of(stream) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert asked == [SESSION + 1]
+    assert (stream.stale_rows, stream.skipped_rows) == (0, 2)
+
+
+def test_a_gap_that_is_still_there_when_the_rows_were_read_again_is_an_error() -> None:
+    again = window([0, 1, 5, 6], session=SESSION + 1)
+    stream, asked = asking_dataset([window([0, 1]), window([5, 6]), again])
+    with pytest.raises(GapError, match="partition 0.*offset 2 to 4"):
+        next(stream)
+    assert asked == [SESSION + 1]
+
+
+def test_the_same_gap_may_be_asked_for_once_more_after_the_channel_was_lost_again() -> None:
+    lost_again: list[object] = [window([0, 1]), window([5, 6]), ChannelError("gone")]
+    rest: list[object] = [
+        window([5, 6], session=SESSION + 1),
+        window([2, 3, 4, 5], session=SESSION + 2),
+    ]
+    stream, asked = asking_dataset(lost_again, rest)
+    assert offsets_of(stream) == [[0, 1, 2, 3]]
+    assert asked == [SESSION + 1, SESSION + 2]
+
+
 def test_offsets_covered_by_a_row_are_no_gap() -> None:
     stream = dataset([window([0, 1, 5, 6], starts=[0, 1, 2, 6])])
     assert offsets_of(stream) == [[0, 1, 5, 6]]
