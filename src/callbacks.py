@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import mindspore as ms
 import numpy as np
 
+from src.arrays import Array
 from src.checkpoint import CheckpointStore, Unit
 from src.dataset import BatchRecord
+from src.growth import Growth
 from src.line_file import LineFile, audit_line
 from src.position import Position
 from src.stop import StopFlag
@@ -110,6 +112,32 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
         self._audit.append(*(audit_line(progress.step, rows) for rows in record.ranges))
 
 
+class GrowthCallBack(ms.Callback):  # type: ignore[misc]
+    """Lets the trained vocabulary follow each step.
+
+    It comes behind the ledger and before the checkpoint, which saves the vocabulary.
+
+    Args:
+        progress: Gives the step's batch.
+        growth: The vocabulary.
+        reset: Gives the rows of ids, int32[n], the values of fresh ones in all of the model.
+    """
+
+    def __init__(
+        self, progress: TrainingProgress, growth: Growth, reset: Callable[[Array], None]
+    ) -> None:
+        super().__init__()
+        self._progress = progress
+        self._growth = growth
+        self._reset = reset
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        """Follows the step."""
+        batch = self._progress.batch
+        assert batch is not None and batch.change is not None, "the ledger comes first"
+        self._growth.follow(batch.change, self._reset)
+
+
 class LossCallBack(ms.Callback):  # type: ignore[misc]
     """Prints and appends to a file the documented line with both losses of each step.
 
@@ -172,6 +200,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         on_saving: Called before a unit is written.
         on_saved: Called with each unit once it is durable.
         extra: Gives what else goes on with the weights, see ``CheckpointStore.save``.
+        vocabulary: Gives the grown vocabulary, as bytes; empty where there is none.
     """
 
     def __init__(
@@ -185,6 +214,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         on_saving: Callable[[], None],
         on_saved: Callable[[Unit], None],
         extra: Callable[[], Mapping[str, Any]] = dict,
+        vocabulary: Callable[[], bytes] = bytes,
     ) -> None:
         super().__init__()
         self._store = store
@@ -196,6 +226,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         self._on_saving = on_saving
         self._on_saved = on_saved
         self._extra = extra
+        self._vocabulary = vocabulary
         self._saved_step = progress.step
 
     def on_train_step_end(self, run_context: Any) -> None:
@@ -221,6 +252,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
             progress.dictionaries,
             self._model,
             self._extra(),
+            self._vocabulary(),
         )
         self._saved_step = progress.step
         logger.info("checkpoint %s at position %s", unit.path, unit.position)

@@ -100,14 +100,16 @@ class ConsumerService:
         self._flag = flag
         self._counts = counts
         self._sender: Optional[WindowSender] = None
+        features = FeatureBuilder(dictionaries, arguments.dense_transform, arguments.vocab_size)
         self._assembler = WindowAssembler(
             source,
-            FeatureBuilder(dictionaries),
-            dictionaries.fingerprint,
+            features,
+            features.fingerprint,
             arguments.num_shards,
             arguments.value_format,
             arguments.topic,
             BadRowKeeper(letters.write, BadRowGuard(arguments.max_bad_fraction), counts),
+            sends_unknown=arguments.admit_count > 0,
         )
 
     def run(self) -> None:

@@ -20,8 +20,12 @@ import numpy as np
 
 from src.arrays import Array
 from src.channel import ChannelError, WindowReceiver
+from src.features import DENSE_TRANSFORMS
+from src.growth import Growth
 from src.position import GapError, Position, PositionTracker, RowRange, advance, row_ranges
 from src.stop import StopFlag
+from src.vocabulary import Change
+from src.window import joined
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class BatchRecord:
         labels: float32[batch] of this shard's rows.
         oov: uint32[batch], their fields that are out of vocabulary, see ``features.oov_bits``.
         newest_timestamp: When the newest of their messages was sent, ms since 1970.
+        change: What the batch has changed in a growing vocabulary; None without one.
     """
 
     position: Position
@@ -55,6 +60,7 @@ class BatchRecord:
     labels: Array
     oov: Array
     newest_timestamp: int
+    change: Optional[Change] = None
 
 
 class StreamingDataset:
@@ -72,6 +78,8 @@ class StreamingDataset:
         flag: Ends the iteration when set, and is set when the stream is idle for too long.
         idle_seconds: How long the stream may be idle; 0 for ever.
         dictionaries: The fingerprint to insist on; None takes the first window's.
+        dense_transform: What must have become of the dense columns.
+        growth: Gives ids to values that the dictionaries lack; None leaves them without.
         read_again: Has the rows behind the last checkpoint sent again, and returns the session
             that they come under; None where nobody can, and each gap is an error.
     """
@@ -85,6 +93,8 @@ class StreamingDataset:
         flag: StopFlag,
         idle_seconds: float = 0,
         dictionaries: Optional[int] = None,
+        dense_transform: str = "minmax",
+        growth: Optional[Growth] = None,
         read_again: Optional[Callable[[], int]] = None,
     ) -> None:
         self._attach = attach
@@ -95,6 +105,8 @@ class StreamingDataset:
         self._flag = flag
         self._idle_seconds = idle_seconds
         self._dictionaries = dictionaries
+        self._dense_transform = dense_transform
+        self._growth = growth
         self._read_again = read_again
         self._asked_at: Optional[Position] = None
         self._receiver: Optional[WindowReceiver] = None
@@ -172,6 +184,7 @@ class StreamingDataset:
             self.stale_rows += len(window)
             return False
         self._check_dictionaries(int(window["dictionaries"][0]))
+        self._check_features(window)
         try:
             due = self._tracker.admit(window["partition"], window["start"], window["offset"])
         except GapError as gap:
@@ -208,6 +221,23 @@ class StreamingDataset:
                 f"this model was trained with {self._dictionaries:016x}"
             )
 
+    def _check_features(self, window: Array) -> None:
+        """Refuses windows of a consumer whose flags say something else of the features."""
+        told = DENSE_TRANSFORMS[int(window["dense_transform"][0])]
+        if told != self._dense_transform:
+            raise DatasetError(
+                f"the consumer was started with --dense_transform={told}, the trainer with "
+                f"--dense_transform={self._dense_transform}: both must be equal"
+            )
+        names = window.dtype.names
+        assert names is not None, "a window is a structured array"
+        if ("value" in names) != (self._growth is not None):
+            consumer, trainer = ("with", "without") if "value" in names else ("without", "with")
+            raise DatasetError(
+                f"the consumer was started {consumer} --admit_count, the trainer {trainer}: "
+                "both must be told"
+            )
+
     def _cut_batch(self) -> Batch:
         parts: list[Array] = []
         missing = self._batch_size
@@ -220,15 +250,24 @@ class StreamingDataset:
                 self._rows.popleft()
             missing -= len(parts[-1])
         self._row_count -= self._batch_size
-        batch = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._record(batch)
+        batch = joined(parts)
+        ids, oov, change = self._known(batch)
+        self._record(batch, oov, change)
         return (
-            np.ascontiguousarray(batch["id"]),
+            np.ascontiguousarray(ids),
             np.ascontiguousarray(batch["weight"]),
             np.ascontiguousarray(batch["label"]).reshape(-1, 1),
         )
 
-    def _record(self, batch: Array) -> None:
+    def _known(self, batch: Array) -> tuple[Array, Array, Optional[Change]]:
+        """(ids, oov, change) of a batch once the growing vocabulary has seen it."""
+        if self._growth is None:
+            # A copy: a view would keep the whole window alive.
+            return batch["id"], batch["oov"].copy(), None
+        first, end = batch["free_ids"][0].tolist()
+        return self._growth.grow(batch["id"], batch["oov"], batch["value"], (first, end))
+
+    def _record(self, batch: Array, oov: Array, change: Optional[Change]) -> None:
         partition, offset = batch["partition"].ravel(), batch["offset"].ravel()
         self._handed_out = advance(self._handed_out, partition, offset)
         self._ledger.append(
@@ -237,9 +276,9 @@ class StreamingDataset:
                 row_ranges(partition, offset),
                 len(partition),
                 int(batch["dictionaries"][0]),
-                # Copies: a view would keep the whole window alive.
                 batch["label"].copy(),
-                batch["oov"].copy(),
+                oov,
                 int(batch["timestamp"].max()),
+                change,
             )
         )

@@ -23,6 +23,7 @@ from mindspore_rec import RecModel
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from src.callbacks import (
+    GrowthCallBack,
     LedgerCallBack,
     LossCallBack,
     NonFiniteLoss,
@@ -32,16 +33,19 @@ from src.callbacks import (
     TrainingStopped,
 )
 from src.channel import FREEZE_SECONDS, PacedLog, WindowReceiver, attach, engine_is_lost, finalize
-from src.checkpoint import CheckpointStore, Unit
+from src.checkpoint import CheckpointStore, Unit, read_unit, read_vocabulary
 from src.config import Config
 from src.dataset import DatasetError, StreamingDataset
 from src.exposition import TrainerNumbers, serving
+from src.growth import Growth
 from src.kafka_source import RowSource
 from src.line_file import begin_audit
 from src.position import Commit, Position
 from src.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer, restored_metrics
+from src.row_reset import RowReset
 from src.stop import StopFlag
 from src.trainer_session import TrainerSession
+from src.vocabulary import GrowthSettings
 from src.wide_and_deep import (
     ModelConfig,
     NetWithLossClass,
@@ -100,7 +104,30 @@ def model_shape(config: Config) -> dict[str, object]:
         "sparse": config.sparse,
         "l2_coef": config.l2_coef,
         "deep_layer_act": config.deep_layer_act,
+        # Only where they differ from the default: older checkpoints have no word of them.
+        **(
+            {"dense_transform": config.dense_transform}
+            if config.dense_transform != "minmax"
+            else {}
+        ),
+        **({"growing_vocabulary": True} if config.admit_count else {}),
     }
+
+
+def growth_of(config: Config, unit: Optional[Unit]) -> Optional[Growth]:
+    """The growing vocabulary that goes with a checkpoint's weights, or with new ones.
+
+    Returns:
+        None where the configuration lets none grow.
+
+    Raises:
+        CheckpointError, VocabularyError: The checkpoint's can't be read.
+    """
+    if not config.admit_count:
+        return None
+    saved = read_vocabulary(unit) if unit is not None else None
+    settings = GrowthSettings(config.admit_count, config.expire_rows)
+    return Growth(settings, config.vocab_size, saved)
 
 
 class Trainer:
@@ -141,10 +168,22 @@ class Trainer:
         with self._open_source() as source:
             position = self._starting_position(source, unit)
             session = TrainerSession(source, self._open_source, position)
-            network = self._build(unit)
+            origin = self._initial_unit() if unit is None else unit
+            network = self._build(origin)
+            growth = growth_of(config, origin)
             begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)
-            self._dataset = self._open_stream(receiver, session, position, unit)
-            self._train(network, source, session, position, unit)
+            self._dataset = self._open_stream(receiver, session, position, origin, growth)
+            self._train(network, source, session, position, unit, growth)
+
+    def _initial_unit(self) -> Optional[Unit]:
+        """The checkpoint that a model begins with instead of random weights."""
+        config = self._config
+        if not config.init_ckpt:
+            return None
+        unit = read_unit(Path(config.init_ckpt))
+        self._store.check(unit, unit.topic, unit.dictionaries, model_shape(config))
+        logger.info("starting with the weights of %s", unit.path)
+        return unit
 
     def _open_source(self) -> RowSource:
         config = self._config
@@ -231,6 +270,7 @@ class Trainer:
         session: TrainerSession,
         position: Position,
         unit: Optional[Unit],
+        growth: Optional[Growth],
     ) -> StreamingDataset:
         receivers = [receiver]
 
@@ -245,6 +285,8 @@ class Trainer:
             self._flag,
             self._config.idle_seconds,
             unit.dictionaries if unit else None,
+            self._config.dense_transform,
+            growth,
             session.read_again,
         )
 
@@ -255,6 +297,7 @@ class Trainer:
         session: TrainerSession,
         position: Position,
         unit: Optional[Unit],
+        growth: Optional[Growth],
     ) -> None:
         config, stream = self._config, self._dataset
         assert stream is not None
@@ -272,10 +315,13 @@ class Trainer:
             on_saving=ledger.sync,
             on_saved=lambda unit: self._on_saved(session, unit),
             extra=metrics.state,
+            vocabulary=growth.dump if growth is not None else bytes,
         )
+        grow = [] if growth is None else [_growth_callback(progress, growth, network)]
         callbacks = [
             ms.TimeMonitor(1),
             ledger,
+            *grow,
             LossCallBack(progress, config.loss_file_name),
             metrics,
             checkpoint,
@@ -346,6 +392,12 @@ class Trainer:
         if self._dataset is not None:
             self._dataset.close()
         finalize()
+
+
+def _growth_callback(
+    progress: TrainingProgress, growth: Growth, network: TrainStepWrap
+) -> GrowthCallBack:
+    return GrowthCallBack(progress, growth, RowReset(network.row_state()))
 
 
 def _warn_of_commit_ahead(commit: Optional[Commit], position: Position) -> None:

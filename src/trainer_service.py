@@ -31,7 +31,7 @@ EXPECTED_ERRORS = (
     OutputError,
     SourceError,
     TrainError,
-    ValueError,  # ModelConfig names a value that no model can be built from
+    ValueError,  # VocabularyError is one, and ModelConfig's word for what no model can be built of
 )
 
 

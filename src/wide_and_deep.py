@@ -533,6 +533,20 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         done = self.update(id.reshape(-1), wide_rows, deep_rows, self.unscaled(gradients))
         return ops.depend(wide_loss, done), deep_loss, logit
 
+    def row_state(self) -> list[tuple[Parameter, float]]:
+        """Every parameter that has a row for each id, with the value of a row that knows nothing.
+
+        A fresh embedding is 0 and not random: it adds nothing to a score until it has learnt.
+        """
+        return [
+            (self.model.wide_weight, 0.0),
+            (self.ftrl.accumulator[0], WIDE_INITIAL_ACCUMULATOR),
+            (self.ftrl.linear[0], 0.0),
+            (self.model.embedding_table, 0.0),
+            (self.adam.table_m, 0.0),
+            (self.adam.table_v, 0.0),
+        ]
+
     def scaled_loss(
         self, wide_rows: Tensor, deep_rows: Tensor, weight: Tensor, label: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
