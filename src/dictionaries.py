@@ -219,13 +219,26 @@ def load_dictionaries(
                 f"{min_dict}: {column}: the minimum {low:g} is above the maximum {high:g} "
                 f"in {max_dict}"
             )
-    limit = _MAX_ID + 1 if vocab_size is None else vocab_size
-    id_by_token = _checked_ids(map_dict, load_pickle(map_dict), limit)
+    id_by_token = load_ids(map_dict, vocab_size)
     try:
         return Dictionaries(max_by_column, min_by_column, id_by_token)
     except UnicodeEncodeError as error:
         token = _shown(error.object)
         raise DictionaryError(f"{map_dict}: key {token} cannot be written as UTF-8") from error
+
+
+def load_ids(map_dict: PathLike, vocab_size: int | None = None) -> dict[str, int]:
+    """Loads and checks the file of ids alone.
+
+    Args:
+        map_dict: File with the id of every token.
+        vocab_size: Rows of the embedding table, if the ids are to fit one.
+
+    Raises:
+        DictionaryError: As for ``load_dictionaries``.
+    """
+    limit = _MAX_ID + 1 if vocab_size is None else vocab_size
+    return _checked_ids(map_dict, load_pickle(map_dict), limit)
 
 
 def save_dictionaries(
