@@ -9,7 +9,7 @@ SOURCES = $(wildcard *.py src examples tests benchmarks)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit test-crashes lint services-up services-down bench bench-scale lock clean
+.PHONY: help setup demo test test-unit test-crashes test-soak lint services-up services-down bench bench-scale lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -28,6 +28,9 @@ test-unit: setup ## the tests that need no services
 
 test-crashes: setup ## kill every part again and again; prints a table
 	@python -m pytest -m crashes tests/integration/test_crashes.py $(PYTEST_ARGS)
+
+test-soak: setup ## half an hour at the highest rate: memory stays flat, files stay bounded
+	@python -m pytest -s -m soak tests/integration/test_soak.py $(PYTEST_ARGS)
 
 lint: setup ## ruff (rules and format) and mypy --strict
 	python -m ruff check $(SOURCES)

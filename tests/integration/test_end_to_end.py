@@ -286,7 +286,7 @@ def test_a_growing_vocabulary_goes_on_bit_by_bit_where_a_trainer_has_left_it(
     for cuts in ([18], [7, 11]):
         pipeline = new_pipeline(2)
         assert_ends(pipeline.producer(files))
-        consumer = pipeline.consumer(*BY_AMOUNT, *growing)
+        consumer = pipeline.consumer("--window_size=300", *growing)
         for steps in cuts:
             assert_ends(pipeline.trainer(*trainer_flags, f"--max_steps={steps}", "--seed=2"))
         assert "ids freed, in no row for 100 rows" in pipeline.last_log()
