@@ -30,6 +30,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
     flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each")
     flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    flag("--profile", default="./data_profile.json", help="what the dictionaries' rows look like")
     flag("--window_size", type=int, default=1000, help="rows a shard that close a window")
     flag("--window_seconds", type=float, default=1.0, help="time after its first row that does")
     flag("--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of a row")

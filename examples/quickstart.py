@@ -509,6 +509,7 @@ class Demo:
             *self._shared("topic", "group_id", "reconnect_seconds"),
             *self._shared("vocab_size", "dense_transform", "admit_count"),
             *self._dictionaries(),
+            f"--profile={self._stream.made.profile}",
         )
 
     def _dictionaries(self) -> Iterator[str]:

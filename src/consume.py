@@ -196,6 +196,8 @@ class WindowAssembler:
         topic: Where the rows come from.
         bad_rows: Keeps those that are none.
         sends_unknown: Whether values out of vocabulary go along, for a trainer that learns them.
+        watch: Is shown (label float32[rows], dense float64[rows, 13], oov uint32[rows]) of each
+            window.
     """
 
     def __init__(
@@ -208,6 +210,7 @@ class WindowAssembler:
         topic: str,
         bad_rows: BadRowKeeper,
         sends_unknown: bool = False,
+        watch: Callable[[Array, Array, Array], None] = lambda labels, dense, oov: None,
     ) -> None:
         self._source = source
         self._features = features
@@ -217,6 +220,7 @@ class WindowAssembler:
         self._topic = topic
         self._bad_rows = bad_rows
         self._sends_unknown = sends_unknown
+        self._watch = watch
         self._position = Position({})
         self._session = 0
 
@@ -291,17 +295,18 @@ class WindowAssembler:
                 start[here] = np.concatenate(([self._position.offsets[rows.partition]], behind))
         partition = numbers[held_number]
         ids, weights = self._features.build(parsed.rows)
-        unknown = self._unknown(parsed.rows, ids, chosen)
+        labels, oov = parsed.rows.label[chosen], self._features.oov(ids[chosen])
+        self._watch(labels, parsed.rows.dense.to_numpy()[chosen], oov)
         window = make_window(
             ids[chosen],
             weights[chosen],
-            parsed.rows.label[chosen],
+            labels,
             Provenance(partition, start, offset, timestamp),
             self._num_shards,
             self._session,
             self._dictionaries,
-            self._features.oov(ids[chosen]),
-            unknown,
+            oov,
+            self._unknown(parsed.rows, ids, chosen),
             self._features.dense_transform,
         )
         self._position = advance(self._position, partition, offset)
