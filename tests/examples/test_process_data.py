@@ -42,7 +42,8 @@ def test_the_files_of_a_hand_computed_example(tmp_path: Path) -> None:
     assert loaded.ids_by_column[0] == {"often": 39}
     assert loaded.fingerprint == made.dictionaries.fingerprint
     profile = Profile.load(made.profile)
-    assert (profile.rows, profile.label_rate) == (13, pytest.approx(6 / 13))
+    assert profile.rows == 13
+    assert profile.label_rate == pytest.approx(6 / 13)
     assert profile.oov_rates == pytest.approx((6 / 13, *[1.0] * 25))
 
 
