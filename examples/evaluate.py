@@ -211,6 +211,12 @@ def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -
         dropout_flag=False,
         use_mixed_precision=False,
         sparse=False,
+        wide_init="zeros",
+        wide_learning_rate=1.0,
+        wide_initial_accumulator=1.0,
+        deep_learning_rate=1.0,
+        table_optimizer="adam",
+        table_learning_rate=1.0,
     )
 
 

@@ -43,6 +43,12 @@ class Config:
     dropout_flag: bool
     use_mixed_precision: bool
     sparse: bool
+    wide_init: str
+    wide_learning_rate: float
+    wide_initial_accumulator: float
+    deep_learning_rate: float
+    table_optimizer: str
+    table_learning_rate: float
     dense_transform: str
     admit_count: int
     expire_rows: int
@@ -68,7 +74,8 @@ class Config:
 POSITIVE_KEYS = (
     *("batch_size", "vocab_size", "emb_dim"),
     *("save_checkpoint_steps", "keep_checkpoint_max", "reconnect_seconds"),
-    *("metrics_window_rows", "expire_rows"),
+    *("wide_learning_rate", "wide_initial_accumulator", "deep_learning_rate"),
+    *("table_learning_rate", "metrics_window_rows", "expire_rows"),
 )
 NOT_NEGATIVE_KEYS = (
     *("l2_coef", "admit_count", "max_steps", "idle_seconds", "seed"),

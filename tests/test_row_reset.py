@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import mindspore as ms
 import numpy as np
 import pytest
 
+from benchmarks.documented_step import DOCUMENTED_CONFIG
 from src.row_reset import IDS_AT_ONCE, RowReset
-from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
+from src.wide_and_deep import NetWithLossClass, TrainStepWrap, WideDeepModel
 
 VOCAB_SIZE = 2 * IDS_AT_ONCE + 50
 
 
-@pytest.fixture
-def network() -> TrainStepWrap:
+@pytest.fixture(params=["adam", "adagrad"])
+def network(request: pytest.FixtureRequest) -> TrainStepWrap:
+    optimizer: str = request.param
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    config = ModelConfig(
-        *(4, 39, VOCAB_SIZE, 3, (4,), "relu", "normal", "normal"),
-        *(0.0, 1.0, False, False, True),
+    config = dataclasses.replace(
+        DOCUMENTED_CONFIG,
+        batch_size=4,
+        vocab_size=VOCAB_SIZE,
+        emb_dim=3,
+        deep_layer_dim=(4,),
+        sparse=True,
+        wide_initial_accumulator=1e-5,
+        table_optimizer=optimizer,
     )
     network = TrainStepWrap(NetWithLossClass(WideDeepModel(config), config), config)
     network.set_train()
