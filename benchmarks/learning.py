@@ -262,13 +262,13 @@ def _vowpal_wabbit_python() -> Path:
     is_there = (
         python.exists()
         and not subprocess.run(
-            [python, "-c", "import vowpalwabbit"], capture_output=True
+            [str(python), "-c", "import vowpalwabbit"], capture_output=True
         ).returncode
     )
     if not is_there:
         logger.info("installing %s into an environment of its own", VOWPAL_WABBIT)
         venv.create(folder, clear=True, with_pip=True)
-        install = [python, "-m", "pip", "install", "-q", VOWPAL_WABBIT, "numpy<2"]
+        install = [str(python), "-m", "pip", "install", "-q", VOWPAL_WABBIT, "numpy<2"]
         done = subprocess.run(install, capture_output=True, text=True)
         if done.returncode:
             raise LearningError(f"{VOWPAL_WABBIT} can't be had: {done.stderr.strip()[-200:]}")
