@@ -9,7 +9,7 @@ SOURCES = $(wildcard *.py src examples tests benchmarks)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit test-crashes lint services-up services-down bench bench-scale lock clean
+.PHONY: help setup demo test test-unit test-crashes test-soak lint services-up services-down bench bench-scale bench-learning lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -29,6 +29,9 @@ test-unit: setup ## the tests that need no services
 test-crashes: setup ## kill every part again and again; prints a table
 	@python -m pytest -m crashes tests/integration/test_crashes.py $(PYTEST_ARGS)
 
+test-soak: setup ## half an hour at the highest rate: memory stays flat, files stay bounded
+	@python -m pytest -s -m soak tests/integration/test_soak.py $(PYTEST_ARGS)
+
 lint: setup ## ruff (rules and format) and mypy --strict
 	python -m ruff check $(SOURCES)
 	python -m ruff format --check $(SOURCES)
@@ -45,6 +48,9 @@ bench: setup ## time every stage against the documented way; fails when a target
 
 bench-scale: setup ## how cost grows with windows, batches, vocabulary, partitions, dictionaries
 	@python -m benchmarks.scale $(BENCH_ARGS)
+
+bench-learning: setup ## how well each way learns: upstream, documented, adaptive, Vowpal Wabbit
+	@python -m benchmarks.learning $(BENCH_ARGS)
 
 lock: setup ## make requirements*.txt anew from requirements*.in
 	@tools/lock.sh

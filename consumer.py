@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
-from src.config import add_shared_flags
+from src.config import ConfigError, add_shared_flags, parse_with_config_file
 from src.criteo import VALUE_FORMATS
 from src.logs import configure_logging
 from src.stop import StopFlag, stop_on_signals
@@ -17,7 +17,11 @@ logger = logging.getLogger("consumer")
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    """Reads the flags."""
+    """Reads the flags.
+
+    Raises:
+        ConfigError: The file that --config_path names can't be read or does not fit.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -26,6 +30,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
     flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each")
     flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    flag("--profile", default="./data_profile.json", help="what the dictionaries' rows look like")
     flag("--window_size", type=int, default=1000, help="rows a shard that close a window")
     flag("--window_seconds", type=float, default=1.0, help="time after its first row that does")
     flag("--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of a row")
@@ -47,9 +52,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser,
         *("address", "namespace", "dataset_name"),
         *("bootstrap_servers", "topic", "group_id", "reconnect_seconds"),
+        *("vocab_size", "dense_transform", "admit_count"),
         *("metrics_port", "metrics_host"),
     )
-    arguments = parser.parse_args(argv)
+    arguments = parse_with_config_file(parser, argv)
     for name in ("num_shards", "window_size", "window_seconds", "max_queue_size"):
         if getattr(arguments, name) <= 0:
             parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
@@ -60,8 +66,12 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs the consumer until it is stopped."""
-    arguments = parse_args(argv)
     configure_logging()
+    try:
+        arguments = parse_args(argv)
+    except ConfigError as error:
+        logger.error("%s", error)
+        return 2
     flag = StopFlag()
     stop_on_signals(flag)
     from src.consumer_service import run_consumer  # MindPandas takes seconds: --help should not

@@ -27,6 +27,12 @@ DOCUMENTED_CONFIG = ModelConfig(
     dropout_flag=False,
     use_mixed_precision=True,
     sparse=False,
+    wide_init="normal",
+    wide_learning_rate=5e-2,
+    wide_initial_accumulator=1.0,
+    deep_learning_rate=3.5e-4,
+    table_optimizer="adam",
+    table_learning_rate=3.5e-4,
 )
 
 

@@ -3,7 +3,8 @@
     python examples/evaluate.py --ckpt ./ckpt --data day_1.tsv
 
 It prints AUC, log loss, normalised entropy and calibration of all rows, and how much of each
-categorical column the dictionaries do not know. The features are made by the consumer's own code.
+categorical column is out of vocabulary. The features are made by the consumer's own code, the ids
+that a growing vocabulary has given among them.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Optional
 
@@ -26,33 +26,36 @@ import numpy as np
 from tqdm import tqdm
 
 from src.arrays import Array
-from src.checkpoint import CheckpointError, Unit, newest_unit, read_unit
+from src.checkpoint import VOCABULARY, CheckpointError, Unit, newest_unit, read_unit
 from src.config import load_config
 from src.consume import FeatureBuilder
-from src.criteo import (
-    CATEGORICAL_COLUMNS,
-    CATEGORICAL_SIZE,
-    FIELD_SIZE,
-    BadRow,
-    is_header,
-    parse_messages,
-)
+from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, FIELD_SIZE, ParsedRows
 from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
 from src.exit_repair import keep_modules_until_exit
 from src.features import count_oov
 from src.logs import configure_logging
 from src.metrics import ProgressiveMetrics, Scores
+from src.row_file import BLOCK_ROWS, RowFileError, parsed_blocks
+from src.vocabulary import GrowthSettings, Vocabulary, VocabularyError
 from src.wide_and_deep import ModelConfig, WideDeepModel
 
 logger = logging.getLogger("evaluate")
 
-BATCH_ROWS = 4096
-NAMED_BAD_ROWS = 10
 LAYER = re.compile(r"deep\.(\d+)\.weight")
 
 
 class EvaluationError(RuntimeError):
     """The file can't be scored with the checkpoint; one line says why."""
+
+
+EXPECTED_ERRORS = (
+    EvaluationError,
+    CheckpointError,
+    DictionaryError,
+    RowFileError,
+    VocabularyError,
+    OSError,
+)
 
 
 @dataclass
@@ -100,8 +103,33 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 # --- the model -----------------------------------------------------------------------------------
 
 
-def load_model(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> WideDeepModel:
-    """The model of a checkpoint; its shape is that of the weights.
+@dataclass(frozen=True)
+class Scorer:
+    """What scores rows.
+
+    Attributes:
+        model: Of a checkpoint.
+        features: Makes ids and weights as the consumer made them for it.
+        vocabulary: The ids that it gave to values that the dictionaries lack; None where it gave
+            none.
+    """
+
+    model: WideDeepModel
+    features: FeatureBuilder
+    vocabulary: Optional[Vocabulary]
+
+    def fields(self, rows: ParsedRows) -> tuple[Array, Array, Array]:
+        """(ids, weights, oov) of rows."""
+        ids, weights = self.features.build(rows)
+        oov = self.features.oov(ids)
+        if self.vocabulary is not None:
+            values = self.features.unknown(rows, ids).values
+            ids, oov = self.vocabulary.look_up(ids, oov, values)
+        return ids, weights, oov
+
+
+def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
+    """The model of a checkpoint, whose shape is that of the weights, and what its rows look like.
 
     Args:
         ckpt: A .ckpt file, with its manifest beside it or without, or a folder of units.
@@ -110,29 +138,40 @@ def load_model(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> WideDeepM
 
     Raises:
         EvaluationError, CheckpointError: There is none, or it is of other dictionaries.
+        DictionaryError, VocabularyError: The dictionaries or the vocabulary don't fit it.
     """
     unit = _find_unit(ckpt, prefix)
     path = unit.path if unit is not None else ckpt
+    told = unit.model if unit is not None else {}
     try:
         saved = ms.load_checkpoint(str(path))
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: {' '.join(str(error).split())[:200]}") from None
-    if unit is not None and unit.dictionaries != dictionaries.fingerprint:
+    model = WideDeepModel(_config_of(path, saved, told))
+    vocab_size = model.config.vocab_size
+    if dictionaries.vocab_size_needed > vocab_size:
+        raise EvaluationError(
+            f"the dictionaries need {dictionaries.vocab_size_needed} ids, {path} has {vocab_size}"
+        )
+    transform = str(told.get("dense_transform", "minmax"))
+    features = FeatureBuilder(dictionaries, transform, vocab_size)
+    if unit is not None and unit.dictionaries != features.fingerprint:
         raise EvaluationError(
             f"{path} was trained with dictionaries of fingerprint {unit.dictionaries:016x}, "
-            f"these have {dictionaries.fingerprint:016x}"
-        )
-    model = WideDeepModel(_config_of(path, saved, unit.model if unit is not None else {}))
-    if dictionaries.vocab_size_needed > model.config.vocab_size:
-        raise EvaluationError(
-            f"the dictionaries need {dictionaries.vocab_size_needed} ids, "
-            f"{path} has {model.config.vocab_size}"
+            f"these have {features.fingerprint:016x}"
         )
     model.set_train(False)
     for parameter in model.get_parameters():
         parameter.set_data(saved[parameter.name].data)
     logger.info("model of %s", path)
-    return model
+    return Scorer(model, features, _vocabulary(saved))
+
+
+def _vocabulary(saved: Mapping[str, Any]) -> Optional[Vocabulary]:
+    if VOCABULARY not in saved:
+        return None
+    # It is looked up only: how it would grow is of no account.
+    return Vocabulary.load(saved[VOCABULARY].asnumpy().tobytes(), GrowthSettings(1, 1))
 
 
 def _find_unit(ckpt: Path, prefix: str) -> Optional[Unit]:
@@ -159,7 +198,7 @@ def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -
     except KeyError as error:
         raise EvaluationError(f"{path} is no Wide&Deep checkpoint: it lacks {error}") from None
     return ModelConfig(
-        batch_size=BATCH_ROWS,
+        batch_size=BLOCK_ROWS,
         field_size=FIELD_SIZE,
         vocab_size=vocab_size,
         emb_dim=emb_dim,
@@ -172,63 +211,47 @@ def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -
         dropout_flag=False,
         use_mixed_precision=False,
         sparse=False,
+        wide_init="zeros",
+        wide_learning_rate=1.0,
+        wide_initial_accumulator=1.0,
+        deep_learning_rate=1.0,
+        table_optimizer="adam",
+        table_learning_rate=1.0,
     )
 
 
 # --- the rows ------------------------------------------------------------------------------------
 
 
-def evaluate(
-    model: WideDeepModel, features: FeatureBuilder, data: Path, skip: int, limit: Optional[int]
-) -> Evaluation:
+def evaluate(scorer: Scorer, data: Path, skip: int, limit: Optional[int]) -> Evaluation:
     """Scores the rows of a file.
 
     Args:
-        model: Scores them.
-        features: Makes ids and weights of them.
+        scorer: Scores them.
         data: The file.
         skip: Lines at its beginning to leave out.
         limit: The most lines to read, None for all.
 
     Raises:
-        OSError: The file can't be read.
+        RowFileError: The file has a header.
+        OSError: It can't be read.
     """
     found = Evaluation()
     with tqdm(desc="scored", unit=" rows", disable=None) as progress:
-        for first_line, lines in _blocks(data, skip, limit):
-            parsed = parse_messages(lines)
-            _name_bad_rows(parsed.bad, first_line, found.bad_rows)
+        for lines, parsed in parsed_blocks(data, skip, limit):
             found.bad_rows += len(parsed.bad)
             if len(parsed.label):
-                ids, weights = features.build(parsed)
-                found.metrics.add(_logits(model, ids, weights), parsed.label)
-                found.oov += count_oov(features.oov(ids))
+                ids, weights, oov = scorer.fields(parsed)
+                found.metrics.add(_logits(scorer.model, ids, weights), parsed.label)
+                found.oov += count_oov(oov)
                 found.missing += parsed.categorical.isna().to_numpy().sum(axis=0)
-            progress.update(len(lines))
+            progress.update(lines)
     return found
-
-
-def _blocks(data: Path, skip: int, limit: Optional[int]) -> Iterator[tuple[int, list[bytes]]]:
-    """(number of the first line, lines without their ends), a batch at a time."""
-    with open(data, "rb") as file:
-        lines = islice(file, skip, None if limit is None else skip + limit)
-        first_line = skip + 1
-        while block := [line.rstrip(b"\r\n") for line in islice(lines, BATCH_ROWS)]:
-            if first_line == 1 and is_header(block[0]):
-                raise EvaluationError(f"{data}: the first line is a header, none is wanted")
-            yield first_line, block
-            first_line += len(block)
-
-
-def _name_bad_rows(bad: Sequence[BadRow], first_line: int, before: int) -> None:
-    for row in bad[: max(NAMED_BAD_ROWS - before, 0)]:
-        line = first_line + row.index
-        logger.warning("bad row: line %d, %s: %s", line, row.column, row.reason)
 
 
 def _logits(model: WideDeepModel, ids: Array, weights: Array) -> Array:
     """float32[rows, 1]; short batches are filled up, for a graph is compiled for each shape."""
-    missing = ((0, BATCH_ROWS - len(ids)), (0, 0))
+    missing = ((0, BLOCK_ROWS - len(ids)), (0, 0))
     logit = model(*(ms.Tensor(np.pad(values, missing)) for values in (ids, weights)))
     found: Array = logit.asnumpy()[: len(ids)]
     return found
@@ -261,12 +284,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     try:
         dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)
-        model = load_model(arguments.ckpt, arguments.ckpt_prefix, dictionaries)
-        found = evaluate(
-            *(model, FeatureBuilder(dictionaries), arguments.data),
-            *(arguments.skip_rows, arguments.rows),
-        )
-    except (EvaluationError, CheckpointError, DictionaryError, OSError) as error:
+        scorer = load_scorer(arguments.ckpt, arguments.ckpt_prefix, dictionaries)
+        found = evaluate(scorer, arguments.data, arguments.skip_rows, arguments.rows)
+    except EXPECTED_ERRORS as error:
         logger.error("%s", error)
         return 1
     finally:

@@ -1,4 +1,4 @@
-"""Makes the three dictionaries of the consumer from Criteo files.
+"""Makes the three dictionaries of the consumer from Criteo files, and a profile of their rows.
 
     python examples/process_data.py --data day_0.tsv day_1.tsv --output_dir .
 
@@ -49,6 +49,7 @@ from src.dictionaries import (
     DictionaryError,
     save_dictionaries,
 )
+from src.drift import PROFILE_NAME, profile_of
 from src.files import PathLike
 
 logger = logging.getLogger("process_data")
@@ -71,6 +72,7 @@ class Processed:
         max_dict: File of the largest value of each dense column.
         min_dict: File of the smallest value of each dense column.
         map_dict: File of the ids.
+        profile: File of what the rows look like, see ``drift.Profile``.
     """
 
     rows: int
@@ -78,6 +80,7 @@ class Processed:
     max_dict: Path
     min_dict: Path
     map_dict: Path
+    profile: Path
 
 
 def process(
@@ -89,11 +92,11 @@ def process(
     rows: int | None = None,
     show_progress: bool = False,
 ) -> Processed:
-    """Makes the three dictionaries from Criteo files and writes them into a folder.
+    """Makes the three dictionaries from Criteo files and writes them and a profile into a folder.
 
     Args:
         paths: Criteo files without a header, read in this order.
-        output_dir: Folder of the three files; made if it is not there.
+        output_dir: Folder of the files; made if it is not there.
         min_count: A value needs to be seen more often than this to get an id.
         vocab_size: The most ids there may be.
         keep_most_frequent: Drop the least frequent values if there are too many.
@@ -120,9 +123,11 @@ def process(
     dictionaries = builder.finish(min_count, vocab_size, keep_most_frequent)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in (MAX_DICT_NAME, MIN_DICT_NAME, MAP_DICT_NAME)]
+    names = (MAX_DICT_NAME, MIN_DICT_NAME, MAP_DICT_NAME, PROFILE_NAME)
+    *files, profile = (folder / name for name in names)
     save_dictionaries(dictionaries, *files)
-    return Processed(builder.rows, dictionaries, *files)
+    profile_of(builder.rows, builder.clicks, builder.known_cells).save(profile)
+    return Processed(builder.rows, dictionaries, files[0], files[1], files[2], profile)
 
 
 def read_blocks(
@@ -227,7 +232,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag(
         "--output_dir",
         default=".",
-        help=f"folder of {MAX_DICT_NAME}, {MIN_DICT_NAME} and {MAP_DICT_NAME} (default: here)",
+        help=f"folder of {MAX_DICT_NAME}, {MIN_DICT_NAME}, {MAP_DICT_NAME} and {PROFILE_NAME} "
+        "(default: here)",
     )
     flag(
         "--min_count",

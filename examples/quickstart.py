@@ -63,6 +63,7 @@ logger = logging.getLogger("quickstart")
 SAMPLE_HISTORY_ROWS = 20_000
 SAMPLE_STEPS = 100
 DATA_HISTORY_ROWS = 5_000
+WARM_START_EPOCHS = 1
 MEAN_STEPS = 10  # one step's loss is noise
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 RUN_NAME = re.compile(r"demo_[0-9a-f]{8}")
@@ -200,6 +201,7 @@ class Plan:
         history_rows: Rows the dictionaries are made from; None for the default.
         rows: Rows to stream; None for the default.
         steps: Steps to train; None for all rows.
+        warm_start_epochs: Passes over the history before the stream.
         work_dir: Folder for rows, dictionaries, logs and the broker's data.
         trainer_flags: Flags of online_train.py, the run's own names first.
         config: What online_train.py will make of them.
@@ -209,6 +211,7 @@ class Plan:
     history_rows: Optional[int]
     rows: Optional[int]
     steps: Optional[int]
+    warm_start_epochs: int
     work_dir: Path
     trainer_flags: Sequence[str]
     config: Config
@@ -228,12 +231,14 @@ class Stream:
         rows: Rows in all of them.
         steps: Steps to train.
         made: The dictionaries.
+        history: Holds the rows that they were made from, at its beginning.
     """
 
     files: Sequence[Path]
     rows: int
     steps: int
     made: Processed
+    history: Path
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> Plan:
@@ -258,6 +263,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> Plan:
         metavar="N",
         help=f"rows the dictionaries are made from ({SAMPLE_HISTORY_ROWS}; with --data "
         f"{DATA_HISTORY_ROWS}, or a third of a shorter file)",
+    )
+    flag(
+        "--warm_start_epochs",
+        type=int,
+        metavar="N",
+        help="passes over these rows to train the model on before the stream (1 with admit_count, "
+        "0 without)",
     )
     flag("--rows", type=int, metavar="N", help="rows to stream (with --data: all the rest)")
     flag(
@@ -285,8 +297,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> Plan:
         *(other for other in others if other != "--"),
     ]
     config = load_config(trainer_flags)
+    epochs = arguments.warm_start_epochs
+    if epochs is None:
+        epochs = WARM_START_EPOCHS if config.admit_count and not config.init_ckpt else 0
+    elif epochs < 0:
+        parser.error(f"--warm_start_epochs must not be negative, not {epochs}")
     steps = arguments.steps or config.max_steps or None
-    names = (arguments.data, arguments.history_rows, arguments.rows, steps)
+    names = (arguments.data, arguments.history_rows, arguments.rows, steps, epochs)
     return Plan(*names, arguments.work_dir.resolve(), trainer_flags, config)
 
 
@@ -323,7 +340,7 @@ def prepare(plan: Plan) -> Stream:
         show_progress=True,
     )
     logger.info("dictionaries from %d rows; %d rows to stream", made.rows, rows)
-    return Stream(files, rows, steps, made)
+    return Stream(files, rows, steps, made, history)
 
 
 def split_rows(data: Path, skip: int, limit: Optional[int], files: Sequence[Path]) -> int:
@@ -435,8 +452,9 @@ class Demo:
             Interrupted: The flag was set.
         """
         with self._started:
+            init_ckpt = self._warm_start()
             self._start_services()
-            consumer, trainer = self._start_consumer(), self._start_trainer()
+            consumer, trainer = self._start_consumer(), self._start_trainer(init_ckpt)
             self._wait(lambda: consumer.found(MET) is not None, "the trainer", JOIN_SECONDS)
             producer = self._start_producer()
             self._wait(lambda: trainer.code is not None, "the last step")
@@ -461,19 +479,46 @@ class Demo:
         if self._plan.topic_is_ours and not kafka_is_ours:
             self._started.callback(_delete_topic, config.bootstrap_servers, config.topic)
 
+    def _warm_start(self) -> list[str]:
+        """Trains on the history, if that was asked for; returns the trainer's flag for it."""
+        plan, folder = self._plan, self._plan.work_dir / "warm_start"
+        if not plan.warm_start_epochs:
+            return []
+        shutil.rmtree(folder, ignore_errors=True)
+        rows = self._stream.made.rows
+        logger.info("training on the %d rows of the history", rows)
+        paths: list[str] = []
+        script = self._start(
+            "examples/warm_start",
+            *plan.trainer_flags,
+            f"--data={self._stream.history}",
+            f"--rows={rows}",
+            f"--epochs={plan.warm_start_epochs}",
+            f"--ckpt_path={folder}",
+            *self._dictionaries(),
+            on_line=paths.append,
+        )
+        self._wait(lambda: script.code is not None, "the end of the warm start")
+        self._finish(script)
+        return [f"--init_ckpt={paths[-1]}"]
+
     def _start_consumer(self) -> Script:
         return self._start(
             "consumer",
             *self._shared("address", "namespace", "dataset_name", "bootstrap_servers"),
             *self._shared("topic", "group_id", "reconnect_seconds"),
-            f"--max_dict={self._stream.made.max_dict}",
-            f"--min_dict={self._stream.made.min_dict}",
-            f"--map_dict={self._stream.made.map_dict}",
+            *self._shared("vocab_size", "dense_transform", "admit_count"),
+            *self._dictionaries(),
+            f"--profile={self._stream.made.profile}",
         )
 
-    def _start_trainer(self) -> Script:
+    def _dictionaries(self) -> Iterator[str]:
+        made = self._stream.made
+        return (f"--{name}={getattr(made, name)}" for name in ("max_dict", "min_dict", "map_dict"))
+
+    def _start_trainer(self, init_ckpt: Sequence[str]) -> Script:
         remove_earlier_demos(Path(self._plan.config.ckpt_path))
-        flags = [*self._plan.trainer_flags, f"--max_steps={self._stream.steps}"]
+        flags = [*self._plan.trainer_flags, *init_ckpt, f"--max_steps={self._stream.steps}"]
         return self._start("online_train", *flags, on_line=self._lines.take)
 
     def _start_producer(self) -> Script:
@@ -490,7 +535,7 @@ class Demo:
         self, name: str, *flags: str, on_line: Optional[Callable[[str], None]] = None
     ) -> Script:
         self._check()
-        script = Script(name, flags, self._plan.work_dir / f"{name}.log", on_line)
+        script = Script(name, flags, self._plan.work_dir / f"{Path(name).name}.log", on_line)
         self._scripts.append(script)
         self._started.callback(script.stop)
         return script

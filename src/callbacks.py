@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import mindspore as ms
 import numpy as np
 
+from src.arrays import Array
 from src.checkpoint import CheckpointStore, Unit
 from src.dataset import BatchRecord
+from src.growth import Growth
 from src.line_file import LineFile, audit_line
 from src.position import Position
 from src.stop import StopFlag
@@ -110,20 +112,50 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
         self._audit.append(*(audit_line(progress.step, rows) for rows in record.ranges))
 
 
+class GrowthCallBack(ms.Callback):  # type: ignore[misc]
+    """Lets the trained vocabulary follow each step.
+
+    It comes behind the ledger and before the checkpoint, which saves the vocabulary.
+
+    Args:
+        progress: Gives the step's batch.
+        growth: The vocabulary.
+        reset: Gives the rows of ids, int32[n], the values of fresh ones in all of the model.
+    """
+
+    def __init__(
+        self, progress: TrainingProgress, growth: Growth, reset: Callable[[Array], None]
+    ) -> None:
+        super().__init__()
+        self._progress = progress
+        self._growth = growth
+        self._reset = reset
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        """Follows the step."""
+        batch = self._progress.batch
+        assert batch is not None and batch.change is not None, "the ledger comes first"
+        self._growth.follow(batch.change, self._reset)
+
+
 class LossCallBack(ms.Callback):  # type: ignore[misc]
     """Prints and appends to a file the documented line with both losses of each step.
 
     Args:
         progress: Gives the step, and keeps the first and last losses.
         loss_file_name: The file; "" for none.
+        prints: Whether the line is printed: with several ranks one of them does.
 
     Raises:
         OutputError: The loss file can't be opened.
     """
 
-    def __init__(self, progress: TrainingProgress, loss_file_name: str) -> None:
+    def __init__(
+        self, progress: TrainingProgress, loss_file_name: str, prints: bool = True
+    ) -> None:
         super().__init__()
         self._progress = progress
+        self._prints = prints
         self._file = LineFile(loss_file_name)
 
     def __exit__(self, *error: object) -> None:
@@ -143,7 +175,8 @@ class LossCallBack(ms.Callback):  # type: ignore[misc]
         outputs = run_context.original_args().net_outputs
         wide, deep = (np.float32(loss.asnumpy().reshape(-1)[0]) for loss in outputs[:2])
         line = loss_line(self._progress.step, wide, deep)
-        print(line, flush=True)
+        if self._prints:
+            print(line, flush=True)
         self._file.append(line)
         if not (np.isfinite(wide) and np.isfinite(deep)):
             raise NonFiniteLoss(f"the loss is not finite: {line}")
@@ -172,6 +205,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         on_saving: Called before a unit is written.
         on_saved: Called with each unit once it is durable.
         extra: Gives what else goes on with the weights, see ``CheckpointStore.save``.
+        vocabulary: Gives the grown vocabulary, as bytes; empty where there is none.
     """
 
     def __init__(
@@ -185,6 +219,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         on_saving: Callable[[], None],
         on_saved: Callable[[Unit], None],
         extra: Callable[[], Mapping[str, Any]] = dict,
+        vocabulary: Callable[[], bytes] = bytes,
     ) -> None:
         super().__init__()
         self._store = store
@@ -196,6 +231,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         self._on_saving = on_saving
         self._on_saved = on_saved
         self._extra = extra
+        self._vocabulary = vocabulary
         self._saved_step = progress.step
 
     def on_train_step_end(self, run_context: Any) -> None:
@@ -221,6 +257,7 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
             progress.dictionaries,
             self._model,
             self._extra(),
+            self._vocabulary(),
         )
         self._saved_step = progress.step
         logger.info("checkpoint %s at position %s", unit.path, unit.position)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from crc32c import crc32c
 
 from src.files import atomic_write_bytes, fsync_directory
@@ -29,6 +30,8 @@ from src.position import Position
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+VOCABULARY = "vocabulary"
+"""The entry of a .ckpt file, uint8, that holds the grown vocabulary; it is no parameter."""
 CHUNK_BYTES = 1 << 24
 
 
@@ -115,6 +118,7 @@ class CheckpointStore:
         dictionaries: int,
         model: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
+        vocabulary: bytes = b"",
     ) -> Unit:
         """Writes a unit, durable on return, and removes the oldest beyond ``keep_max``.
 
@@ -129,6 +133,7 @@ class CheckpointStore:
             dictionaries: Fingerprint of the dictionaries that made the ids.
             model: What the weights' shapes follow from, as JSON knows it.
             extra: What else goes on with the weights, as JSON knows it; kept in the manifest.
+            vocabulary: What ``Growth.dump`` gives, for ``read_vocabulary``.
 
         Raises:
             CheckpointError: It could not be written; the other units are untouched.
@@ -137,7 +142,7 @@ class CheckpointStore:
         fields = (_as_json(model), path, _as_json(extra or {}))
         unit = Unit(step, position, topic, dictionaries, *fields)
         try:
-            self._write(network, unit)
+            self._write(network, unit, vocabulary)
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
             raise CheckpointError(f"can't write checkpoint {path}: {reason}") from None
@@ -167,10 +172,8 @@ class CheckpointStore:
         Raises:
             CheckpointError: The file can't be read, or names, shapes or types differ.
         """
-        try:
-            saved = ms.load_checkpoint(str(unit.path))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{unit.path}: {' '.join(str(error).split())[:200]}") from None
+        saved = _load(unit)
+        saved.pop(VOCABULARY, None)
         wanted = {parameter.name: parameter for parameter in network.get_parameters()}
         for side, names in (
             ("checkpoint", wanted.keys() - saved),
@@ -239,13 +242,13 @@ class CheckpointStore:
             except FileExistsError:
                 number += 1
 
-    def _write(self, network: ms.nn.Cell, unit: Unit) -> None:
+    def _write(self, network: ms.nn.Cell, unit: Unit, vocabulary: bytes) -> None:
         """Makes a unit durable, or leaves nothing of it."""
         # save_checkpoint appends .ckpt to any other name, and leaves the file read-only.
         aside = unit.path.with_name(f".{unit.path.name}.writing.ckpt")
         renamed = False
         try:
-            ms.save_checkpoint(network, str(aside))
+            ms.save_checkpoint(_entries(network, vocabulary), str(aside))
             _fsync_file(aside)
             manifest = _manifest(unit, aside)
             os.replace(aside, unit.path)
@@ -313,6 +316,33 @@ def read_unit(path: Path) -> Unit:
         CheckpointError: It is torn, damaged or of another format.
     """
     return _read_unit(path.with_suffix(".json"))
+
+
+def read_vocabulary(unit: Unit) -> bytes | None:
+    """The grown vocabulary in a unit; None where it has none.
+
+    Raises:
+        CheckpointError: The file can't be read.
+    """
+    entry = _load(unit).get(VOCABULARY)
+    return None if entry is None else entry.asnumpy().tobytes()
+
+
+def _load(unit: Unit) -> dict[str, ms.Parameter]:
+    try:
+        saved: dict[str, ms.Parameter] = ms.load_checkpoint(str(unit.path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{unit.path}: {' '.join(str(error).split())[:200]}") from None
+    return saved
+
+
+def _entries(network: ms.nn.Cell, vocabulary: bytes) -> Any:
+    """What ``save_checkpoint`` is to write."""
+    if not vocabulary:
+        return network
+    entries = [{"name": entry.name, "data": entry} for entry in network.get_parameters()]
+    data = ms.Tensor(np.frombuffer(vocabulary, dtype=np.uint8))
+    return [*entries, {"name": VOCABULARY, "data": data}]
 
 
 def _remove_unit(manifest: Path) -> None:

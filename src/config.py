@@ -43,8 +43,18 @@ class Config:
     dropout_flag: bool
     use_mixed_precision: bool
     sparse: bool
+    wide_init: str
+    wide_learning_rate: float
+    wide_initial_accumulator: float
+    deep_learning_rate: float
+    table_optimizer: str
+    table_learning_rate: float
+    dense_transform: str
+    admit_count: int
+    expire_rows: int
     device_target: str
     seed: int
+    init_ckpt: str
     max_steps: int
     idle_seconds: float
     loss_file_name: str
@@ -64,9 +74,14 @@ class Config:
 POSITIVE_KEYS = (
     *("batch_size", "vocab_size", "emb_dim"),
     *("save_checkpoint_steps", "keep_checkpoint_max", "reconnect_seconds"),
-    "metrics_window_rows",
+    *("wide_learning_rate", "wide_initial_accumulator", "deep_learning_rate"),
+    *("table_learning_rate", "metrics_window_rows", "expire_rows"),
 )
-NOT_NEGATIVE_KEYS = ("l2_coef", "max_steps", "idle_seconds", "seed", "report_steps", "metrics_port")
+NOT_NEGATIVE_KEYS = (
+    *("l2_coef", "admit_count", "max_steps", "idle_seconds", "seed"),
+    *("report_steps", "metrics_port"),
+)
+MAX_ADMIT_COUNT = 255  # sightings are counted in bytes
 MAX_SEED = 2**32 - 1  # NumPy, which MindSpore seeds too, takes no larger one
 
 # The first key of each group of flags in --help, in the order of Config.
@@ -74,6 +89,7 @@ GROUPS = {
     "address": "channel between consumer and trainer",
     "bootstrap_servers": "Kafka",
     "batch_size": "model",
+    "dense_transform": "vocabulary",
     "device_target": "training",
     "report_steps": "watching",
     "ckpt_path": "checkpoints",
@@ -122,9 +138,7 @@ def load_config(
     flags = _parse_flags(_make_parser(defaults, types), argv)
     path = flags.pop("config_path")
     if path is not None:
-        (user_values,) = _read_documents(Path(path), count=1)
-        _check_keys(user_values, types, path)
-        values.update(_typed_values(user_values, types, path))
+        _update_from_file(values, path, types)
     values.update({key: value for key, value in flags.items() if value is not None})
     _check_values(values, defaults.choices)
     return Config(**cast(Any, values))
@@ -150,6 +164,49 @@ def add_shared_flags(parser: argparse.ArgumentParser, *names: str) -> None:
             choices=defaults.choices.get(name),
             help=defaults.help[name].replace("%", "%%"),
         )
+
+
+def parse_with_config_file(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parses flags whose defaults the file that ``--config_path`` names may change.
+
+    Args:
+        parser: Has flags of ``add_shared_flags``; --config_path is added to it.
+        argv: The flags; None takes the process's own.
+
+    Raises:
+        ConfigError: A key of the file is unknown or a value has the wrong type or is not allowed.
+        SystemExit: argparse refused a flag, or was asked for help.
+    """
+    text = (
+        "YAML file of online_train.py; what it says of the flags here holds unless they are given"
+    )
+    parser.add_argument("--config_path", help=text)
+    path = _config_path(argv)
+    if path is not None:
+        defaults = read_defaults()
+        types = {field.name: str(field.type) for field in fields(Config)}
+        values = dict(_typed_values(defaults.values, types, str(DEFAULT_CONFIG_PATH)))
+        _update_from_file(values, path, types)
+        _check_values(values, defaults.choices)
+        known = {action.dest for action in parser._actions}
+        parser.set_defaults(**{key: value for key, value in values.items() if key in known})
+    return parser.parse_args(argv)
+
+
+def _config_path(argv: Sequence[str] | None) -> str | None:
+    """The value of --config_path alone; other flags are not looked at."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config_path")
+    path: str | None = finder.parse_known_args(argv)[0].config_path
+    return path
+
+
+def _update_from_file(values: dict[str, Any], path: str, types: Mapping[str, str]) -> None:
+    (user_values,) = _read_documents(Path(path), count=1)
+    _check_keys(user_values, types, path)
+    values.update(_typed_values(user_values, types, path))
 
 
 def _make_parser(defaults: Defaults, types: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -291,6 +348,10 @@ def _check_values(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]
             raise ConfigError(f"{key}: must not be negative, not {values[key]}")
     if values["seed"] > MAX_SEED:
         raise ConfigError(f"seed: must be at most {MAX_SEED}, not {values['seed']}")
+    if values["admit_count"] > MAX_ADMIT_COUNT:
+        raise ConfigError(
+            f"admit_count: must be at most {MAX_ADMIT_COUNT}, not {values['admit_count']}"
+        )
     if not values["ckpt_prefix"] or "/" in values["ckpt_prefix"]:
         raise ConfigError(f"ckpt_prefix: {values['ckpt_prefix']!r} can't begin a file's name")
     if not 0 < values["keep_prob"] <= 1:

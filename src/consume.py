@@ -24,14 +24,22 @@ from mindpandas import config as mindpandas_config
 from src.arrays import Array
 from src.bad_rows import BadRowGuard, OffsetRanges
 from src.channel import WindowSender
-from src.criteo import ParsedRows, parse_messages
+from src.criteo import CATEGORICAL_COLUMNS, ParsedRows, parse_messages
 from src.dead_letters import DeadLetter
 from src.dictionaries import Dictionaries
-from src.features import ColumnFunctions, assemble, oov_bits
+from src.features import (
+    DENSE_TRANSFORMS,
+    CategoricalLookUp,
+    DenseCoding,
+    assemble,
+    oov_bits,
+    oov_cells,
+    unknown_values_of_column,
+)
 from src.kafka_source import HeldRows, RowSource
 from src.position import Commit, Position, advance
 from src.stop import StopFlag
-from src.window import ClosingRule, Provenance, make_window, merge_order
+from src.window import ClosingRule, Provenance, UnknownValues, make_window, merge_order
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +59,54 @@ class ConsumerCounts:
 
 
 class FeatureBuilder:
-    """Turns parsed rows into ids and weights through MindPandas."""
+    """Turns parsed rows into ids and weights through MindPandas.
 
-    def __init__(self, dictionaries: Dictionaries) -> None:
-        self._functions = ColumnFunctions(dictionaries)
-        self._dense_ids = dictionaries.dense_ids
+    Args:
+        dictionaries: Bounds and ids.
+        dense_transform: What becomes of the dense columns, see ``features.DenseCoding``.
+        vocab_size: Rows of the embedding table; needed for other transforms than ``minmax``, and
+            where the values out of vocabulary are asked for.
+
+    Raises:
+        DictionaryError: The vocabulary is too small for the transform.
+    """
+
+    def __init__(
+        self, dictionaries: Dictionaries, dense_transform: str = "minmax", vocab_size: int = 0
+    ) -> None:
+        self._dense = DenseCoding(dense_transform, dictionaries, vocab_size)
+        self._categorical = CategoricalLookUp(dictionaries)
         self._oov_ids = dictionaries.oov_ids
+        self.free_ids = (dictionaries.vocab_size_needed, self._dense.end_id)
+        self.fingerprint = self._dense.fingerprint
+        self.dense_transform = DENSE_TRANSFORMS.index(dense_transform)
         # The default of 16 × 16 parts makes windows of some thousand rows many times slower.
         mindpandas_config.set_partition_shape((1, 1))
 
     def build(self, rows: ParsedRows) -> tuple[Array, Array]:
         """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows."""
-        dense = mindpandas.DataFrame(rows.dense).apply(self._functions.scale, axis=0)
-        categorical = mindpandas.DataFrame(rows.categorical).apply(self._functions.look_up, axis=0)
-        return assemble(
-            dense.to_pandas().to_numpy(), categorical.to_pandas().to_numpy(), self._dense_ids
-        )
+        dense = mindpandas.DataFrame(rows.dense).apply(self._dense.column, axis=0)
+        categorical = mindpandas.DataFrame(rows.categorical).apply(self._categorical.column, axis=0)
+        dense_ids, dense_weights = self._dense.fields(dense.to_pandas().to_numpy())
+        return assemble(dense_weights, categorical.to_pandas().to_numpy(), dense_ids)
 
     def oov(self, ids: Array) -> Array:
         """Which categorical fields of rows built here are out of vocabulary, uint32[rows]."""
         return oov_bits(ids, self._oov_ids)
+
+    def unknown(self, rows: ParsedRows, ids: Array) -> UnknownValues:
+        """The values that are out of vocabulary, of rows whose ids were built here."""
+        is_unknown = oov_cells(self.oov(ids))
+        columns = [
+            unknown_values_of_column(rows.categorical[name], is_unknown[:, place])
+            for place, name in enumerate(CATEGORICAL_COLUMNS)
+        ]
+        widest = max(column.dtype.itemsize for column in columns)
+        # Few widths: a trainer puts rows of several windows together.
+        values = np.empty(ids.shape[:1] + (len(columns),), dtype=f"S{-(-widest // 8) * 8}")
+        for place, column in enumerate(columns):
+            values[:, place] = column
+        return UnknownValues(values, self.free_ids)
 
 
 class BadRowKeeper:
@@ -149,7 +185,20 @@ class _Parsed:
 
 
 class WindowAssembler:
-    """Takes rows from the source in merge order and makes windows of them."""
+    """Takes rows from the source in merge order and makes windows of them.
+
+    Args:
+        source: Holds the rows.
+        features: Makes ids and weights.
+        dictionaries: Fingerprint of what it makes them with.
+        num_shards: Ranks that share the stream.
+        value_format: Wire format of a row.
+        topic: Where the rows come from.
+        bad_rows: Keeps those that are none.
+        sends_unknown: Whether values out of vocabulary go along, for a trainer that learns them.
+        watch: Is shown (label float32[rows], dense float64[rows, 13], oov uint32[rows]) of each
+            window.
+    """
 
     def __init__(
         self,
@@ -160,6 +209,8 @@ class WindowAssembler:
         value_format: str,
         topic: str,
         bad_rows: BadRowKeeper,
+        sends_unknown: bool = False,
+        watch: Callable[[Array, Array, Array], None] = lambda labels, dense, oov: None,
     ) -> None:
         self._source = source
         self._features = features
@@ -168,6 +219,8 @@ class WindowAssembler:
         self._value_format = value_format
         self._topic = topic
         self._bad_rows = bad_rows
+        self._sends_unknown = sends_unknown
+        self._watch = watch
         self._position = Position({})
         self._session = 0
 
@@ -242,18 +295,28 @@ class WindowAssembler:
                 start[here] = np.concatenate(([self._position.offsets[rows.partition]], behind))
         partition = numbers[held_number]
         ids, weights = self._features.build(parsed.rows)
+        labels, oov = parsed.rows.label[chosen], self._features.oov(ids[chosen])
+        self._watch(labels, parsed.rows.dense.to_numpy()[chosen], oov)
         window = make_window(
             ids[chosen],
             weights[chosen],
-            parsed.rows.label[chosen],
+            labels,
             Provenance(partition, start, offset, timestamp),
             self._num_shards,
             self._session,
             self._dictionaries,
-            self._features.oov(ids[chosen]),
+            oov,
+            self._unknown(parsed.rows, ids, chosen),
+            self._features.dense_transform,
         )
         self._position = advance(self._position, partition, offset)
         return window
+
+    def _unknown(self, rows: ParsedRows, ids: Array, chosen: Array) -> Optional[UnknownValues]:
+        if not self._sends_unknown:
+            return None
+        unknown = self._features.unknown(rows, ids)
+        return UnknownValues(unknown.values[chosen], unknown.free_ids)
 
     def _let_go(self, parsed: _Parsed, chosen: Array) -> None:
         """Drops the taken rows and the bad rows among and right behind them from the source."""

@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import logging
 import time
+from pathlib import Path
 from typing import Callable, Optional
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from src.arrays import Array
 from src.bad_rows import BadRowGuard, BrokenFeedError
 from src.channel import ChannelError, PacedLog, WindowSender, finalize, open_channel
 from src.consume import (
@@ -23,7 +25,9 @@ from src.consume import (
 )
 from src.dead_letters import DeadLetterWriter, WritingStopped
 from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
+from src.drift import DriftGuard, Profile
 from src.exposition import ConsumerNumbers, ExpositionError, serving
+from src.features import count_oov
 from src.kafka_source import RowSource, SourceError
 from src.stop import StopFlag
 from src.window import ClosingRule
@@ -100,14 +104,17 @@ class ConsumerService:
         self._flag = flag
         self._counts = counts
         self._sender: Optional[WindowSender] = None
+        features = FeatureBuilder(dictionaries, arguments.dense_transform, arguments.vocab_size)
         self._assembler = WindowAssembler(
             source,
-            FeatureBuilder(dictionaries),
-            dictionaries.fingerprint,
+            features,
+            features.fingerprint,
             arguments.num_shards,
             arguments.value_format,
             arguments.topic,
             BadRowKeeper(letters.write, BadRowGuard(arguments.max_bad_fraction), counts),
+            sends_unknown=arguments.admit_count > 0,
+            watch=_drift_watch(arguments.profile, dictionaries),
         )
 
     def run(self) -> None:
@@ -180,3 +187,23 @@ class ConsumerService:
         except ChannelError as error:
             logger.debug("the channel's depth is not known: %s", error)
             return None
+
+
+def _drift_watch(profile: str, dictionaries: Dictionaries) -> Callable[[Array, Array, Array], None]:
+    """What logs a warning when the stream leaves what the profile lets expect."""
+    if not Path(profile).exists():
+        logger.info("no profile %s: how far the stream drifts is not watched", profile)
+        return lambda labels, dense, oov: None
+    guard = DriftGuard(Profile.load(profile), dictionaries)
+
+    def watch(labels: Array, dense: Array, oov: Array) -> None:
+        changed = guard.observe(labels, dense, count_oov(oov))
+        for within, log, text in (
+            (False, logger.warning, "the stream is not what the dictionaries were made from: %s"),
+            (True, logger.info, "as expected again: %s"),
+        ):
+            some = [str(deviation) for deviation in changed if deviation.within == within]
+            if some:
+                log(text, "; ".join(some))
+
+    return watch

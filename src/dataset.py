@@ -1,14 +1,16 @@
 """StreamingDataset: windows from the channel become whole batches for MindSpore.
 
 Guarantee: the batches hold every row behind the starting position exactly once and in stream
-order. A window of another session is dropped whole, a row below the position is skipped, a gap is
-an error. For each batch handed out the ledger keeps the position behind it, so that the position
-at step n is that of the first n batches, however far a pipeline has read ahead of the step.
+order. A window of another session is dropped whole, a row below the position is skipped. At a gap
+the rows are asked for again; one that is still there then is an error. For each batch handed out
+the ledger keeps the position behind it, so that the position at step n is that of the first n
+batches, however far a pipeline has read ahead of the step.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -19,13 +21,18 @@ import numpy as np
 
 from src.arrays import Array
 from src.channel import ChannelError, WindowReceiver
-from src.position import Position, PositionTracker, RowRange, advance, row_ranges
+from src.features import DENSE_TRANSFORMS
+from src.growth import Growth
+from src.position import GapError, Position, PositionTracker, RowRange, advance, row_ranges
 from src.stop import StopFlag
+from src.vocabulary import Change
+from src.window import joined
 
 logger = logging.getLogger(__name__)
 
 Batch = tuple[Array, Array, Array]
 RECEIVE_SECONDS = 0.2
+WAIT_SECONDS = 0.005
 UNBOUNDED_LENGTH = 2**31 - 1
 
 
@@ -45,6 +52,7 @@ class BatchRecord:
         labels: float32[batch] of this shard's rows.
         oov: uint32[batch], their fields that are out of vocabulary, see ``features.oov_bits``.
         newest_timestamp: When the newest of their messages was sent, ms since 1970.
+        change: What the batch has changed in a growing vocabulary; None without one.
     """
 
     position: Position
@@ -54,6 +62,7 @@ class BatchRecord:
     labels: Array
     oov: Array
     newest_timestamp: int
+    change: Optional[Change] = None
 
 
 class StreamingDataset:
@@ -71,6 +80,10 @@ class StreamingDataset:
         flag: Ends the iteration when set, and is set when the stream is idle for too long.
         idle_seconds: How long the stream may be idle; 0 for ever.
         dictionaries: The fingerprint to insist on; None takes the first window's.
+        dense_transform: What must have become of the dense columns.
+        growth: Gives ids to values that the dictionaries lack; None leaves them without.
+        read_again: Has the rows behind the last checkpoint sent again, and returns the session
+            that they come under; None where nobody can, and each gap is an error.
     """
 
     def __init__(
@@ -82,6 +95,9 @@ class StreamingDataset:
         flag: StopFlag,
         idle_seconds: float = 0,
         dictionaries: Optional[int] = None,
+        dense_transform: str = "minmax",
+        growth: Optional[Growth] = None,
+        read_again: Optional[Callable[[], int]] = None,
     ) -> None:
         self._attach = attach
         self._tracker = PositionTracker(position)
@@ -91,11 +107,18 @@ class StreamingDataset:
         self._flag = flag
         self._idle_seconds = idle_seconds
         self._dictionaries = dictionaries
+        self._dense_transform = dense_transform
+        self._growth = growth
+        self._read_again = read_again
+        self._asked_at: Optional[Position] = None
         self._receiver: Optional[WindowReceiver] = None
         self._rows: deque[Array] = deque()
         self._row_count = 0
         self._ledger: deque[BatchRecord] = deque()
         self._busy = threading.Lock()
+        self._ready: deque[Batch] = deque()
+        self._batches = 0
+        self.last_row_at = time.monotonic()
         self.stale_rows = 0
         self.failure: Optional[Exception] = None
 
@@ -118,14 +141,39 @@ class StreamingDataset:
     def __next__(self) -> Batch:
         """(id int32[batch, 39], weight float32[batch, 39], label float32[batch, 1])."""
         with self._busy:
-            try:
-                self._collect()
-            except StopIteration:
-                raise
-            except Exception as error:
-                self.failure = error
-                raise
-            return self._cut_batch()
+            if not self._ready:
+                self._prepare(until=math.inf)
+            return self._ready.popleft()
+
+    def wait_for_batch(self, number: int, seconds: float, give_up: Callable[[], bool]) -> bool:
+        """Whether the number-th batch is there, for a caller that must not wait for ever.
+
+        Args:
+            number: From 1; the one before it must have been there.
+            seconds: How long to wait for it.
+            give_up: Asked during the wait.
+
+        Raises:
+            Exception: What the pipeline has failed with.
+        """
+        until = time.monotonic() + seconds
+        while self._batches < number:
+            if self.failure is not None:
+                raise self.failure
+            if give_up() or time.monotonic() >= until:
+                return False
+            # Before training begins there is no pipeline to prepare it.
+            if self._busy.acquire(timeout=WAIT_SECONDS):
+                try:
+                    if self._batches < number:
+                        self._prepare(until)
+                finally:
+                    self._busy.release()
+        return True
+
+    def change_session(self, session: int) -> None:
+        """From now on only windows of this session are taken."""
+        self._session = session
 
     def close(self) -> None:
         """Waits for a pending ``__next__`` (the flag must be set) and leaves the channel."""
@@ -134,21 +182,37 @@ class StreamingDataset:
                 self._receiver.close()
                 self._receiver = None
 
-    def _collect(self) -> None:
-        """Receives windows until a batch is full."""
+    def _prepare(self, until: float) -> None:
+        """Makes the next batch ready, unless its rows are not there by then."""
+        try:
+            if self._collect(until):
+                self._ready.append(self._cut_batch())
+                self._batches += 1
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _collect(self, until: float) -> bool:
+        """Receives windows until a batch is full, and says whether it is."""
         idle_since = time.monotonic()
         while self._row_count < self._batch_size:
             if self._flag.is_set():
                 raise StopIteration
+            if time.monotonic() >= until:
+                return False
             window = self._receive()
             if window is not None and self._admit(window):
-                idle_since = time.monotonic()
+                idle_since = self.last_row_at = time.monotonic()
             elif self._idle_seconds and time.monotonic() - idle_since >= self._idle_seconds:
                 self._flag.set(f"no rows for {self._idle_seconds:g} s")
+        return True
 
     def _receive(self) -> Optional[Array]:
         if self._receiver is None:
             self._receiver = self._attach()
+            self._asked_at = None
             if self._receiver is None:
                 return None
         try:
@@ -165,12 +229,33 @@ class StreamingDataset:
             self.stale_rows += len(window)
             return False
         self._check_dictionaries(int(window["dictionaries"][0]))
-        due = self._tracker.admit(window["partition"], window["start"], window["offset"])
+        self._check_features(window)
+        try:
+            due = self._tracker.admit(window["partition"], window["start"], window["offset"])
+        except GapError as gap:
+            self._ask_again(gap)
+            return False
         rows = window if due.all() else window[due]
         if len(rows):
             self._rows.append(rows)
             self._row_count += len(rows)
         return len(rows) > 0
+
+    def _ask_again(self, gap: GapError) -> None:
+        """Starts another session, in which the missing rows come.
+
+        A receiver whose queue dies while it asks for a window may ask the queue that follows under
+        the same name, and the answer is lost with the first one.
+
+        Raises:
+            GapError: Nobody can be asked, or this queue's sender was, at the same position.
+        """
+        position = self._tracker.position
+        if self._read_again is None or position == self._asked_at:
+            raise gap
+        self._asked_at = position
+        logger.warning("%s: reading again from the last checkpoint", gap)
+        self._session = self._read_again()
 
     def _check_dictionaries(self, fingerprint: int) -> None:
         if self._dictionaries is None:
@@ -179,6 +264,23 @@ class StreamingDataset:
             raise DatasetError(
                 f"the consumer's dictionaries have fingerprint {fingerprint:016x}, "
                 f"this model was trained with {self._dictionaries:016x}"
+            )
+
+    def _check_features(self, window: Array) -> None:
+        """Refuses windows of a consumer whose flags say something else of the features."""
+        told = DENSE_TRANSFORMS[int(window["dense_transform"][0])]
+        if told != self._dense_transform:
+            raise DatasetError(
+                f"the consumer was started with --dense_transform={told}, the trainer with "
+                f"--dense_transform={self._dense_transform}: both must be equal"
+            )
+        names = window.dtype.names
+        assert names is not None, "a window is a structured array"
+        if ("value" in names) != (self._growth is not None):
+            consumer, trainer = ("with", "without") if "value" in names else ("without", "with")
+            raise DatasetError(
+                f"the consumer was started {consumer} --admit_count, the trainer {trainer}: "
+                "both must be told"
             )
 
     def _cut_batch(self) -> Batch:
@@ -193,15 +295,24 @@ class StreamingDataset:
                 self._rows.popleft()
             missing -= len(parts[-1])
         self._row_count -= self._batch_size
-        batch = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._record(batch)
+        batch = joined(parts)
+        ids, oov, change = self._known(batch)
+        self._record(batch, oov, change)
         return (
-            np.ascontiguousarray(batch["id"]),
+            np.ascontiguousarray(ids),
             np.ascontiguousarray(batch["weight"]),
             np.ascontiguousarray(batch["label"]).reshape(-1, 1),
         )
 
-    def _record(self, batch: Array) -> None:
+    def _known(self, batch: Array) -> tuple[Array, Array, Optional[Change]]:
+        """(ids, oov, change) of a batch once the growing vocabulary has seen it."""
+        if self._growth is None:
+            # A copy: a view would keep the whole window alive.
+            return batch["id"], batch["oov"].copy(), None
+        first, end = batch["free_ids"][0].tolist()
+        return self._growth.grow(batch["id"], batch["oov"], batch["value"], (first, end))
+
+    def _record(self, batch: Array, oov: Array, change: Optional[Change]) -> None:
         partition, offset = batch["partition"].ravel(), batch["offset"].ravel()
         self._handed_out = advance(self._handed_out, partition, offset)
         self._ledger.append(
@@ -210,9 +321,9 @@ class StreamingDataset:
                 row_ranges(partition, offset),
                 len(partition),
                 int(batch["dictionaries"][0]),
-                # Copies: a view would keep the whole window alive.
                 batch["label"].copy(),
-                batch["oov"].copy(),
+                oov,
                 int(batch["timestamp"].max()),
+                change,
             )
         )

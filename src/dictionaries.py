@@ -34,7 +34,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_COLUMNS, FIELD_SIZE
+from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_COLUMNS, FIELD_SIZE, LABEL
 from src.files import PathLike, atomic_write_bytes
 
 OOV_PREFIX = "OOV"
@@ -219,13 +219,26 @@ def load_dictionaries(
                 f"{min_dict}: {column}: the minimum {low:g} is above the maximum {high:g} "
                 f"in {max_dict}"
             )
-    limit = _MAX_ID + 1 if vocab_size is None else vocab_size
-    id_by_token = _checked_ids(map_dict, load_pickle(map_dict), limit)
+    id_by_token = load_ids(map_dict, vocab_size)
     try:
         return Dictionaries(max_by_column, min_by_column, id_by_token)
     except UnicodeEncodeError as error:
         token = _shown(error.object)
         raise DictionaryError(f"{map_dict}: key {token} cannot be written as UTF-8") from error
+
+
+def load_ids(map_dict: PathLike, vocab_size: int | None = None) -> dict[str, int]:
+    """Loads and checks the file of ids alone.
+
+    Args:
+        map_dict: File with the id of every token.
+        vocab_size: Rows of the embedding table, if the ids are to fit one.
+
+    Raises:
+        DictionaryError: As for ``load_dictionaries``.
+    """
+    limit = _MAX_ID + 1 if vocab_size is None else vocab_size
+    return _checked_ids(map_dict, load_pickle(map_dict), limit)
 
 
 def save_dictionaries(
@@ -375,10 +388,17 @@ class DictionaryBuilder:
 
     The result depends on the rows alone: not on their order, nor on how they were cut into
     blocks. Memory grows with the number of distinct values (about 30 bytes for each).
+
+    Attributes:
+        rows: Rows counted.
+        clicks: Those of them with label 1.
+        known_cells: Rows by ``C1 … C26`` whose value got an id; 0 before ``finish``.
     """
 
     def __init__(self) -> None:
         self.rows = 0
+        self.clicks = 0
+        self.known_cells = [0] * CATEGORICAL_SIZE
         # Both start at 0, as in the original example: a column that never went below 0 has
         # minimum 0, so that its smallest value keeps a weight above 0.
         self._max_by_column = dict.fromkeys(DENSE_COLUMNS, 0.0)
@@ -389,10 +409,11 @@ class DictionaryBuilder:
         """Counts a block of rows.
 
         Args:
-            block: Has the columns ``I1 … I13`` (numbers) and ``C1 … C26`` (strings, plain or
-                dictionary-encoded); null is missing and not counted.
+            block: Has the columns ``label`` (0 or 1), ``I1 … I13`` (numbers) and ``C1 … C26``
+                (strings, plain or dictionary-encoded); null is missing and not counted.
         """
         self.rows += block.num_rows
+        self.clicks += pc.sum(block.column(LABEL)).as_py() or 0
         for column in DENSE_COLUMNS:
             bounds = pc.min_max(block.column(column)).as_py()
             if bounds["max"] is not None:
@@ -428,6 +449,9 @@ class DictionaryBuilder:
             values_by_column.append(values)
             counts_by_column.append(counts)
         kept = _kept_sizes(counts_by_column, min_count, vocab_size, keep_most_frequent)
+        self.known_cells = [
+            int(counts[:size].sum()) for counts, size in zip(counts_by_column, kept)
+        ]
         tokens = [*DENSE_COLUMNS, *_OOV_TOKENS]
         for column, values, size in zip(CATEGORICAL_COLUMNS, values_by_column, kept):
             tokens.extend(f"{column}_{value}" for value in values[:size].to_pylist())

@@ -79,10 +79,10 @@ class Exchange(nn.Cell):  # type: ignore[misc]
             The same over all ranks: [N · n], [N · n, 1], [N · n, e], the layers' gradients, the
             mean loss over the global batch, and [N · b, 1], rank by rank.
         """
-        buffer = self.all_reduce(
-            self.concat(self.local_parts(ids, wide, deep, weights, loss, logit))
-        )
-        begin, layers = 0, ()
+        parts = self.local_parts(ids, wide, deep, weights, loss, logit)
+        buffer = self.all_reduce(self.concat(parts))
+        begin = 0
+        layers = NOTHING
         for shape, size in zip(self.shapes, self.sizes):
             layers += (buffer[begin : begin + size].reshape(shape),)
             begin += size

@@ -5,6 +5,7 @@ They are pure and work on whole columns; the consumer runs them through MindPand
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,8 +13,15 @@ import pandas as pd
 
 from src.arrays import Array
 from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_SIZE, FIELD_SIZE
-from src.dictionaries import Dictionaries
+from src.dictionaries import Dictionaries, DictionaryError
 
+DENSE_TRANSFORMS = ("minmax", "log", "bucket")
+BUCKETS = 64
+BUCKETS_PER_E_FOLD = 4
+MAX_VALUE_BYTES = 64
+UNLEARNABLE = b"\xff"
+"""Stands for a value that is not sent for its length; it is not UTF-8, so it is no value itself."""
+_RESERVED = {"minmax": 0, "log": 1, "bucket": BUCKETS}
 _BITS = 1 << np.arange(CATEGORICAL_SIZE, dtype=np.uint32)
 
 
@@ -33,6 +41,29 @@ def scale_dense_column(column: pd.Series, minimum: float, maximum: float) -> pd.
         return pd.Series(np.zeros(len(column), dtype=np.float32), name=column.name)
     scaled = (column.to_numpy() - minimum) / width
     return pd.Series(np.nan_to_num(scaled, copy=False).astype(np.float32), name=column.name)
+
+
+def log_dense_column(column: pd.Series) -> pd.Series:
+    """sign(x) · ln(1 + |x|), float32[rows] of float64[rows]; NaN where missing."""
+    numbers = column.to_numpy()
+    logs = np.copysign(np.log1p(np.abs(numbers)), numbers)
+    return pd.Series(logs.astype(np.float32), name=column.name)
+
+
+def bucket_dense_column(column: pd.Series) -> pd.Series:
+    """Log-spaced buckets: 0 where missing, 1 below zero, 2 + ⌊4 · ln(1 + x)⌋, at most 63.
+
+    Args:
+        column: float64[rows], NaN where missing.
+
+    Returns:
+        int32[rows].
+    """
+    numbers = column.to_numpy()
+    with np.errstate(invalid="ignore"):
+        bucket = 2 + np.floor(BUCKETS_PER_E_FOLD * np.log1p(np.maximum(numbers, 0)))
+        bucket = np.where(numbers < 0, 1, np.minimum(bucket, BUCKETS - 1))
+    return pd.Series(np.nan_to_num(bucket).astype(np.int32), name=column.name)
 
 
 def look_up_categorical_column(
@@ -59,25 +90,113 @@ def look_up_categorical_column(
     return pd.Series(ids[column.cat.codes.to_numpy()], name=column.name)
 
 
-class ColumnFunctions:
-    """The two column functions bound to the dictionaries, as ``apply`` wants them."""
+def unknown_values_of_column(column: pd.Series, is_unknown: Array) -> Array:
+    """The values that are out of vocabulary, as they are sent to a trainer that learns them.
+
+    Args:
+        column: A pandas categorical column, code -1 where missing.
+        is_unknown: bool[rows].
+
+    Returns:
+        S[rows]: UTF-8 where unknown, empty where known or missing, ``UNLEARNABLE`` where it takes
+        more than 64 bytes or ends with a NUL, which fixed width would cut off.
+    """
+    values, codes = column.cat.categories, column.cat.codes.to_numpy()
+    is_wanted = np.zeros(len(values) + 1, dtype=bool)
+    is_wanted[codes[is_unknown]] = True
+    is_wanted[-1] = False  # code -1, a missing value
+    wanted = np.flatnonzero(is_wanted)
+    encoded = np.array([b"", *map(_sent, values[wanted].tolist())], dtype=np.bytes_)
+    place = np.zeros(len(values) + 1, dtype=np.int64)
+    place[wanted] = np.arange(1, len(wanted) + 1)
+    sent: Array = encoded[place[codes]]
+    return sent
+
+
+def _sent(value: str) -> bytes:
+    encoded = value.encode()
+    is_whole = len(encoded) <= MAX_VALUE_BYTES and not encoded.endswith(b"\0")
+    return encoded if is_whole else UNLEARNABLE
+
+
+class DenseCoding:
+    """How dense columns become ids and weights.
+
+    ========== ============================= ==================================================
+    transform  field of a value x            field of a missing value
+    ========== ============================= ==================================================
+    ``minmax`` id of the column, weight      the same with weight 0
+               (x − min) / (max − min)
+    ``log``    id of the column, weight      an id of the column's own, weight 1
+               sign(x) · ln(1 + |x|)
+    ``bucket`` id of the column's bucket     id of the column's bucket 0, weight 1
+               (``bucket_dense_column``),
+               weight 1
+    ========== ============================= ==================================================
+
+    The ids that the dictionaries don't have are the last ones of the vocabulary, so that a
+    dictionary that has grown leaves them where they are.
+
+    Args:
+        transform: One of ``DENSE_TRANSFORMS``.
+        dictionaries: Minima, maxima and ids of the columns.
+        vocab_size: Rows of the embedding table; of no account for ``minmax``.
+
+    Raises:
+        DictionaryError: The ids of the dictionaries and those of the transform don't fit.
+    """
+
+    def __init__(self, transform: str, dictionaries: Dictionaries, vocab_size: int) -> None:
+        self.transform = transform
+        self._dictionaries = dictionaries
+        self.end_id = vocab_size - _RESERVED[transform] * DENSE_SIZE
+        if transform != "minmax" and dictionaries.vocab_size_needed > self.end_id:
+            raise DictionaryError(
+                f"the dictionaries need {dictionaries.vocab_size_needed} ids; with "
+                f"dense_transform {transform} {self.end_id} of vocab_size {vocab_size} are left"
+            )
+
+    @property
+    def fingerprint(self) -> int:
+        """Unsigned 64-bit number of everything that ids and weights follow from."""
+        if self.transform == "minmax":
+            return self._dictionaries.fingerprint
+        text = f"{self._dictionaries.fingerprint} {self.transform} {self.end_id}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+    def column(self, column: pd.Series) -> pd.Series:
+        """The column function that ``fields`` makes fields of."""
+        if self.transform == "bucket":
+            return bucket_dense_column(column)
+        if self.transform == "log":
+            return log_dense_column(column)
+        name = str(column.name)
+        low, high = self._dictionaries.min_by_column[name], self._dictionaries.max_by_column[name]
+        return scale_dense_column(column, low, high)
+
+    def fields(self, coded: Array) -> tuple[Array, Array]:
+        """(ids int32[rows, 13] or [13], weights float32[rows, 13]) of the columns coded so."""
+        ids = self._dictionaries.dense_ids
+        if self.transform == "bucket":
+            first = self.end_id + BUCKETS * np.arange(DENSE_SIZE, dtype=np.int32)
+            return first + coded, np.ones(coded.shape, dtype=np.float32)
+        if self.transform == "log":
+            missing_ids = self.end_id + np.arange(DENSE_SIZE, dtype=np.int32)
+            is_missing = np.isnan(coded)
+            return np.where(is_missing, missing_ids, ids), np.where(is_missing, 1, coded)
+        return ids, coded
+
+
+class CategoricalLookUp:
+    """The look-up bound to the dictionaries, as ``apply`` wants it."""
 
     def __init__(self, dictionaries: Dictionaries) -> None:
         self._dictionaries = dictionaries
-        self._categorical_place = {name: place for place, name in enumerate(CATEGORICAL_COLUMNS)}
+        self._place = {name: place for place, name in enumerate(CATEGORICAL_COLUMNS)}
 
-    def scale(self, column: pd.Series) -> pd.Series:
-        """``scale_dense_column`` for the column of that name."""
-        name = str(column.name)
-        return scale_dense_column(
-            column,
-            self._dictionaries.min_by_column[name],
-            self._dictionaries.max_by_column[name],
-        )
-
-    def look_up(self, column: pd.Series) -> pd.Series:
+    def column(self, column: pd.Series) -> pd.Series:
         """``look_up_categorical_column`` for the column of that name."""
-        place = self._categorical_place[str(column.name)]
+        place = self._place[str(column.name)]
         return look_up_categorical_column(
             column,
             self._dictionaries.ids_by_column[place],
@@ -91,7 +210,7 @@ def assemble(dense_weights: Array, categorical_ids: Array, dense_ids: Array) -> 
     Args:
         dense_weights: float32[rows, 13].
         categorical_ids: int32[rows, 26].
-        dense_ids: int32[13], the dictionary ids of ``I1..I13``.
+        dense_ids: int32[13] or int32[rows, 13].
 
     Returns:
         (id int32[rows, 39], weight float32[rows, 39]); a categorical field weighs 1.
@@ -115,8 +234,19 @@ def oov_bits(ids: Array, oov_ids: Array) -> Array:
     Returns:
         uint32[rows]; bit 0 is C1's, bit 25 that of C26.
     """
-    bits: Array = np.where(ids[:, DENSE_SIZE:] == oov_ids, _BITS, 0).sum(axis=1, dtype=np.uint32)
+    return bits_of_cells(ids[:, DENSE_SIZE:] == oov_ids)
+
+
+def bits_of_cells(cells: Array) -> Array:
+    """bool[rows, 26] → uint32[rows], bit 0 for C1."""
+    bits: Array = np.where(cells, _BITS, 0).sum(axis=1, dtype=np.uint32)
     return bits
+
+
+def oov_cells(bits: Array) -> Array:
+    """``oov_bits`` taken apart: bool[rows, 26]."""
+    cells: Array = (bits[:, None] & _BITS) != 0
+    return cells
 
 
 def count_oov(bits: Array) -> Array:

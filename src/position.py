@@ -170,15 +170,18 @@ def row_ranges(partition: Array, offset: Array) -> list[RowRange]:
 class Commit:
     """What the group has committed: a position and the session of the trainer that did.
 
-    The session is 0 where only a consumer has committed, at the very start of a stream.
+    The session is 0 where only a consumer has committed, at the very start of a stream. ``ranks``
+    is how many ranks the trainer has, 0 where that is not said.
     """
 
     position: Position
     session: int
+    ranks: int = 0
 
     def metadata(self) -> str:
         """What travels beside the offsets in Kafka's commit."""
-        return json.dumps({"session": self.session, "last_partition": self.position.last_partition})
+        fields = {"session": self.session, "last_partition": self.position.last_partition}
+        return json.dumps({**fields, "ranks": self.ranks} if self.ranks else fields)
 
     @staticmethod
     def from_offsets(offsets: Mapping[int, int], metadata: Optional[str]) -> Commit:
@@ -186,6 +189,7 @@ class Commit:
         try:
             fields = json.loads(metadata or "{}")
             session, last = int(fields.get("session", 0)), int(fields.get("last_partition", -1))
+            ranks = int(fields.get("ranks", 0))
         except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
-            session, last = 0, -1
-        return Commit(Position(offsets, last), session)
+            session, last, ranks = 0, -1, 0
+        return Commit(Position(offsets, last), session, ranks)

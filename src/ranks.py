@@ -87,8 +87,7 @@ class Ranks:
         try:
             result: Array = self._cell(Tensor(values, ms.float32)).asnumpy()
         except RuntimeError as error:
-            reason = next((line for line in str(error).splitlines() if line.strip(" -")), "")
-            raise RankError(f"rank {self.rank}: the other ranks are lost: {reason[:200]}") from None
+            raise RankError(f"rank {self.rank}: the others are lost: {first_line(error)}") from None
         return result
 
     def gather(self, row: Array) -> Array:
@@ -168,6 +167,11 @@ class Ranks:
             part = data[begin : begin + size] if self.is_first else bytes(size)
             parts.append(_bytes(self.sum(_halves(part + bytes(size % 2))))[:size])
         return b"".join(parts)
+
+
+def first_line(error: BaseException) -> str:
+    """What MindSpore has to say of an error, without its rulers and its C++ stack."""
+    return next((line for line in str(error).splitlines() if line.strip(" -")), "")[:200]
 
 
 def _halves(data: bytes) -> Array:

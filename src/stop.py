@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Optional
 
@@ -38,8 +39,8 @@ class StopFlag:
         return self._event.wait(timeout)
 
 
-def stop_on_signals(flag: StopFlag) -> None:
-    """Lets SIGTERM and SIGINT set the flag, even while the main thread is inside a library call.
+def stop_on_signals(flag: StopFlag, signals: Sequence[signal.Signals] = STOP_SIGNALS) -> None:
+    """Lets signals set the flag, even while the main thread is inside a library call.
 
     Python runs signal handlers only between byte codes of the main thread, which may be waiting
     for data in native code for ever. The number of a signal, however, is written to the wake-up
@@ -49,7 +50,7 @@ def stop_on_signals(flag: StopFlag) -> None:
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    for number in STOP_SIGNALS:
+    for number in signals:
         signal.signal(number, _only_wake_up)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
@@ -57,7 +58,7 @@ def stop_on_signals(flag: StopFlag) -> None:
         with writer:  # kept open for as long as the descriptor is in use
             while numbers := reader.recv(16):
                 for number in numbers:
-                    if number in STOP_SIGNALS:
+                    if number in signals:
                         name = signal.Signals(number).name
                         logger.info("%s: stopping", name)
                         flag.set(name)

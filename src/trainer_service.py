@@ -16,6 +16,8 @@ from src.exposition import ExpositionError
 from src.kafka_source import SourceError
 from src.line_file import OutputError
 from src.position import GapError
+from src.ranks import NOT_MET_EXIT_CODE, meet, serve_as_scheduler
+from src.role import Placement, RankError, Role, cpu_is_meant
 from src.stop import StopFlag
 from src.train import Trainer, TrainError, choose_device
 
@@ -29,20 +31,40 @@ EXPECTED_ERRORS = (
     GapError,
     NonFiniteLoss,
     OutputError,
+    RankError,
     SourceError,
     TrainError,
-    ValueError,  # ModelConfig names a value that no model can be built from
+    ValueError,  # VocabularyError is one, and ModelConfig's word for what no model can be built of
 )
 
 
-def run_trainer(config: Config, flag: StopFlag) -> int:
-    """Runs until the flag is set; returns 0, or 1 after an error, which is logged."""
-    device = choose_device(config.device_target)
+def run_trainer(config: Config, flag: StopFlag, placement: Placement) -> int:
+    """Runs until the flag is set, on this or on another rank.
+
+    Args:
+        config: What the trainer was told.
+        flag: The stop flag.
+        placement: What this process is among others.
+
+    Returns:
+        0; 1 after an error, which is logged; ``NOT_MET_EXIT_CODE`` where the ranks did not meet.
+    """
+    if placement.role is Role.ALONE:
+        device = choose_device(config.device_target)
+    else:  # all ranks must decide the same, and before they meet
+        device = "CPU" if cpu_is_meant(config.device_target) else "GPU"
     context.set_context(mode=context.GRAPH_MODE, device_target=device)
+    if placement.role is Role.SCHEDULER:
+        serve_as_scheduler()
+    try:
+        ranks = meet(placement)
+    except RankError as error:
+        logger.error("%s", error)
+        return NOT_MET_EXIT_CODE
     logger.info("training on the %s", device)
     trainer = None
     try:
-        trainer = Trainer(config, flag)
+        trainer = Trainer(config, flag, ranks)
         trainer.run()
     except EXPECTED_ERRORS as error:
         logger.error("%s", error)

@@ -2,7 +2,8 @@
 
 Wide & Deep scores a click row twice and adds the two up: a linear model over the row's ids (wide,
 it remembers) and a small neural net over their embeddings (deep, it generalises). Each half has
-its own optimizer: FTRL for the wide weights, Adam for the rest. Shapes below use
+its own optimizer: FTRL for the wide weights, Adam for the rest, or Adagrad for the embeddings and
+Adam for the layers above them. Shapes below use
 
     b = batch_size (100)      f = field_size (39)      v = vocab_size (200,000)
     e = emb_dim (80)          n = b * f, the ids of a batch, duplicates included
@@ -23,9 +24,9 @@ from mindspore.common.initializer import initializer
 
 from src.exchange import Exchange
 
-WIDE_LR, WIDE_L1, WIDE_L2 = 5e-2, 1e-8, 1e-8  # FTRL, on wide_loss
-WIDE_INITIAL_ACCUMULATOR = 1.0
-ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 3.5e-4, 0.9, 0.999, 1e-8  # Adam, on deep_loss
+WIDE_L1, WIDE_L2 = 1e-8, 1e-8  # FTRL, on wide_loss
+ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8  # Adam, on deep_loss
+ADAGRAD_INITIAL_ACCUMULATOR = 1e-6  # far below a squared gradient: the first step is a full one
 
 ACTIVATIONS = {
     "relu": ops.ReLU,
@@ -35,6 +36,7 @@ ACTIVATIONS = {
     "elu": ops.Elu,
     "gelu": ops.GeLU,
 }
+TABLE_OPTIMIZERS = ("adam", "adagrad")
 INITIALIZERS = (
     "normal",  # sigma 0.01
     "truncatednormal",  # sigma 0.01, cut at two sigma
@@ -58,7 +60,8 @@ class ModelConfig:
         emb_dim: width of an embedding, e.
         deep_layer_dim: widths of the hidden layers; the one-wide output layer is added to them.
         deep_layer_act: activation of the hidden layers, a key of `ACTIVATIONS`.
-        emb_init: initializer of the embedding table and the wide part, one of `INITIALIZERS`.
+        emb_init: initializer of the embedding table, one of `INITIALIZERS`.
+        wide_init: initializer of the wide weights and the wide bias.
         weight_bias_init: initializer of the dense layers' weights and biases.
         l2_coef: weight of the embedding table's L2 term in `deep_loss`; unused when `sparse`.
         keep_prob: probability that an input of a dense layer survives dropout.
@@ -66,6 +69,13 @@ class ModelConfig:
         use_mixed_precision: compute the dense layers in float16 where that pays, see
             `computes_in_float16`.
         sparse: update only the embeddings that a batch has touched, and drop the L2 term.
+        wide_learning_rate: of FTRL.
+        wide_initial_accumulator: FTRL's squared gradients at the start; gradients are those of a
+            batch's mean loss, so 1 is slow for an id that one row of a hundred has.
+        deep_learning_rate: of Adam for the dense layers.
+        table_optimizer: what moves the embedding table, one of `TABLE_OPTIMIZERS`; `adagrad` needs
+            `sparse`.
+        table_learning_rate: of that.
 
     Raises:
         ValueError: naming the value that no model can be built from.
@@ -84,6 +94,12 @@ class ModelConfig:
     dropout_flag: bool
     use_mixed_precision: bool
     sparse: bool
+    wide_init: str
+    wide_learning_rate: float
+    wide_initial_accumulator: float
+    deep_learning_rate: float
+    table_optimizer: str
+    table_learning_rate: float
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "field_size", "vocab_size", "emb_dim"):
@@ -93,13 +109,20 @@ class ModelConfig:
         _check(all(width >= 1 for width in widths), "deep_layer_dim", widths, "all at least 1")
         act = self.deep_layer_act
         _check(act in ACTIVATIONS, "deep_layer_act", act, f"one of {', '.join(ACTIVATIONS)}")
-        for name in ("emb_init", "weight_bias_init"):
+        for name in ("emb_init", "weight_bias_init", "wide_init"):
             chosen = getattr(self, name)
             _check(chosen in INITIALIZERS, name, chosen, f"one of {', '.join(INITIALIZERS)}")
         # Adam's state is kept in units of l2_coef (see Adam): a tiny one would overflow it.
         l2_is_sound = self.l2_coef == 0 or 1e-12 <= self.l2_coef < float("inf")
         _check(l2_is_sound, "l2_coef", self.l2_coef, "0, or at least 1e-12")
         _check(0 < self.keep_prob <= 1, "keep_prob", self.keep_prob, "above 0 and at most 1")
+        rates = ("wide_learning_rate", "deep_learning_rate", "table_learning_rate")
+        for name in (*rates, "wide_initial_accumulator"):
+            _check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        table = self.table_optimizer
+        known = ", ".join(TABLE_OPTIMIZERS)
+        _check(table in TABLE_OPTIMIZERS, "table_optimizer", table, f"one of {known}")
+        _check(self.sparse or table == "adam", "table_optimizer", table, "adam without sparse")
 
 
 def _check(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -164,8 +187,8 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
         super().__init__()
         self.config = config
         v, e = config.vocab_size, config.emb_dim
-        self.wide_weight = Parameter(_initial(config.emb_init, (v, 1)), name="wide_weight")
-        self.wide_bias = Parameter(_initial(config.emb_init, (1,)), name="wide_bias")
+        self.wide_weight = Parameter(_initial(config.wide_init, (v, 1)), name="wide_weight")
+        self.wide_bias = Parameter(_initial(config.wide_init, (1,)), name="wide_bias")
         self.embedding_table = Parameter(_initial(config.emb_init, (v, e)), name="embedding_table")
         widths = (config.field_size * e, *config.deep_layer_dim, 1)
         self.deep = nn.CellList(
@@ -348,10 +371,13 @@ class Ftrl(nn.Cell):  # type: ignore[misc]
 
     def __init__(self, network: WideDeepModel) -> None:
         super().__init__()
-        self.vocab_size = network.config.vocab_size
+        config = network.config
+        self.vocab_size = config.vocab_size
+        self.lr = config.wide_learning_rate
+        self.initial_accumulator = config.wide_initial_accumulator
         self.wide_weight, self.wide_bias = network.wide_weight, network.wide_bias
         wide = ParameterTuple((self.wide_weight, self.wide_bias))
-        self.accumulator = wide.clone(prefix="ftrl_accumulator", init=WIDE_INITIAL_ACCUMULATOR)  # a
+        self.accumulator = wide.clone(prefix="ftrl_accumulator", init=self.initial_accumulator)  # a
         self.linear = wide.clone(prefix="ftrl_linear", init="zeros")  # z
         self.apply = ops.ApplyFtrl()
         self.segment_sum = ops.UnsortedSegmentSum()
@@ -361,20 +387,20 @@ class Ftrl(nn.Cell):  # type: ignore[misc]
     def bias(self, gradient: Tensor) -> Done:
         """Move the bias by its gradient [1]."""
         state = (self.wide_bias, self.accumulator[1], self.linear[1])
-        return (self.apply(*state, gradient, WIDE_LR, WIDE_L1, WIDE_L2, -0.5),)
+        return (self.apply(*state, gradient, self.lr, WIDE_L1, WIDE_L2, -0.5),)
 
     def every_row(self, ids: Tensor, gradient: Tensor) -> Done:
         """Move all v weights, those at `ids` [n] by `gradient` [n, 1], per occurrence."""
         gradient = self.segment_sum(gradient, ids, self.vocab_size)  # [v, 1], small enough
         state = (self.wide_weight, self.accumulator[0], self.linear[0])
-        return (self.apply(*state, gradient, WIDE_LR, WIDE_L1, WIDE_L2, -0.5),)
+        return (self.apply(*state, gradient, self.lr, WIDE_L1, WIDE_L2, -0.5),)
 
     def touched_rows(self, ids: Tensor, rows: Tensor, gradient: Tensor) -> Done:
         """Move only the weights at `ids` [n]: `rows` [n, 1], by `gradient` [n, 1], summed up."""
         old = self.gather(self.accumulator[0], ids, 0)
         new = old + gradient * gradient
-        root = ops.sqrt(new) / WIDE_LR
-        z = self.gather(self.linear[0], ids, 0) + gradient - rows * (root - ops.sqrt(old) / WIDE_LR)
+        root = ops.sqrt(new) / self.lr
+        z = self.gather(self.linear[0], ids, 0) + gradient - rows * (root - ops.sqrt(old) / self.lr)
         w = ops.sign(z) * ops.relu(ops.abs(z) - WIDE_L1) / -(root + 2 * WIDE_L2)
         return (
             self.scatter(self.wide_weight, ids, w),
@@ -384,36 +410,21 @@ class Ftrl(nn.Cell):  # type: ignore[misc]
 
 
 class Adam(nn.Cell):  # type: ignore[misc]
-    """Adam for the dense layers and the embedding table.
+    """Adam for the dense layers.
 
     m = β1·m + (1-β1)·g;  v = β2·v + (1-β2)·g²;  p -= lr_t · m / (sqrt(v) + eps)
     with lr_t = lr · sqrt(1 - β2^t) / (1 - β1^t).
-
-    The table's gradient is l2_coef · table, plus the loss's gradient in at most n of its v rows.
-    Adam does not mind the unit of g: with g/c for g and eps/c for eps, m and v become m/c and v/c²
-    and p moves the same. In the unit c = l2_coef the gradient of an untouched row *is* the row, so
-    that the 64 MB of a dense gradient need neither be made nor read. That saves half the memory
-    traffic of the table's update, the larger part of a dense step. So beware: the table's state is
-    in the unit of the l2_coef that it was trained with (1 where there is no L2 term).
     """
 
-    def __init__(self, network: WideDeepModel, l2_coef: float) -> None:
+    def __init__(self, network: WideDeepModel) -> None:
         super().__init__()
-        self.has_l2 = l2_coef > 0
-        self.unit = l2_coef if self.has_l2 else 1.0
+        self.lr = network.config.deep_learning_rate
         self.layers = ParameterTuple(network.deep.trainable_params())
         self.m = self.layers.clone(prefix="adam_m", init="zeros")
         self.v = self.layers.clone(prefix="adam_v", init="zeros")
-        self.table = network.embedding_table
-        self.table_m, self.table_v = (
-            ParameterTuple((self.table,)).clone(prefix=prefix, init="zeros")[0]
-            for prefix in ("adam_m", "adam_v")
-        )
         self.beta1_power = Parameter(Tensor(1.0, ms.float32), name="adam_beta1_power")
         self.beta2_power = Parameter(Tensor(1.0, ms.float32), name="adam_beta2_power")
         self.apply = ops.Adam()
-        self.gather = ops.Gather()
-        self.scatter = ops.ScatterUpdate()
 
     def advance(self) -> tuple[Tensor, Tensor]:
         """Count the step: (β1^t, β2^t)."""
@@ -425,11 +436,41 @@ class Adam(nn.Cell):  # type: ignore[misc]
 
     def dense_layers(self, powers: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]) -> Done:
         """Move all layers' weights and biases, by a gradient each."""
-        factors = powers + (ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS)
+        factors = powers + (self.lr, ADAM_BETA1, ADAM_BETA2, ADAM_EPS)
         done = NOTHING
         for p, m, v, gradient in zip(self.layers, self.m, self.v, gradients):
             done += (self.apply(p, m, v, *factors, gradient),)
         return done
+
+
+class TableAdam(nn.Cell):  # type: ignore[misc]
+    """Adam for the embedding table; formulas as for `Adam`, whose step count it goes by.
+
+    The table's gradient is l2_coef · table, plus the loss's gradient in at most n of its v rows.
+    Adam does not mind the unit of g: with g/c for g and eps/c for eps, m and v become m/c and v/c²
+    and p moves the same. In the unit c = l2_coef the gradient of an untouched row *is* the row, so
+    that the 64 MB of a dense gradient need neither be made nor read. That saves half the memory
+    traffic of the table's update, the larger part of a dense step. So beware: the table's state is
+    in the unit of the l2_coef that it was trained with (1 where there is no L2 term).
+    """
+
+    def __init__(self, network: WideDeepModel, l2_coef: float) -> None:
+        super().__init__()
+        self.lr = network.config.table_learning_rate
+        self.has_l2 = l2_coef > 0
+        self.unit = l2_coef if self.has_l2 else 1.0
+        self.table = network.embedding_table
+        self.m, self.v = (
+            ParameterTuple((self.table,)).clone(prefix=prefix, init="zeros")[0]
+            for prefix in ("adam_m", "adam_v")
+        )
+        self.apply = ops.Adam()
+        self.gather = ops.Gather()
+        self.scatter = ops.ScatterUpdate()
+
+    def row_state(self) -> list[tuple[Parameter, float]]:
+        """The state that has a row for each id, and its value where an id is fresh."""
+        return [(self.m, 0.0), (self.v, 0.0)]
 
     def every_row(
         self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
@@ -442,10 +483,10 @@ class Adam(nn.Cell):  # type: ignore[misc]
         if self.has_l2:
             gradient = gradient / self.unit + rows
         moved = self._moved(powers, ids, rows, gradient)
-        lr = ops.depend(Tensor(ADAM_LR, ms.float32), moved)  # read the old rows first
+        lr = ops.depend(Tensor(self.lr, ms.float32), moved)  # read the old rows first
         factors = powers + (lr, ADAM_BETA1, ADAM_BETA2, ADAM_EPS / self.unit)
         untouched = self.table if self.has_l2 else ops.zeros_like(self.table)  # their gradient
-        done = self.apply(self.table, self.table_m, self.table_v, *factors, untouched)
+        done = self.apply(self.table, self.m, self.v, *factors, untouched)
         return self._write(ops.depend(ids, done), moved)
 
     def touched_rows(
@@ -458,16 +499,51 @@ class Adam(nn.Cell):  # type: ignore[misc]
         self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """New (rows, m, v) of the touched rows, [n, e] each."""
-        m = self.gather(self.table_m, ids, 0) * ADAM_BETA1 + gradient * (1 - ADAM_BETA1)
-        v = self.gather(self.table_v, ids, 0) * ADAM_BETA2 + gradient * gradient * (1 - ADAM_BETA2)
-        lr_t = ADAM_LR * ops.sqrt(1 - powers[1]) / (1 - powers[0])
+        m = self.gather(self.m, ids, 0) * ADAM_BETA1 + gradient * (1 - ADAM_BETA1)
+        v = self.gather(self.v, ids, 0) * ADAM_BETA2 + gradient * gradient * (1 - ADAM_BETA2)
+        lr_t = self.lr * ops.sqrt(1 - powers[1]) / (1 - powers[0])
         return rows - lr_t * (m / (ops.sqrt(v) + ADAM_EPS / self.unit)), m, v
 
     def _write(self, ids: Tensor, moved: tuple[Tensor, Tensor, Tensor]) -> Done:
         return (
             self.scatter(self.table, ids, moved[0]),
-            self.scatter(self.table_m, ids, moved[1]),
-            self.scatter(self.table_v, ids, moved[2]),
+            self.scatter(self.m, ids, moved[1]),
+            self.scatter(self.v, ids, moved[2]),
+        )
+
+
+class TableAdagrad(nn.Cell):  # type: ignore[misc]
+    """Adagrad for the embedding table, with one learning rate for each row.
+
+    a' = a + mean(g²) over the row;  row -= lr · g / √a'
+
+    An id that comes for the first time moves by lr, whatever the size of its gradient, and one that
+    comes often moves less and less: each row has had as much of the learning rate as its rows have
+    taught it. The state is one number a row where Adam's is 2·e.
+    """
+
+    def __init__(self, network: WideDeepModel) -> None:
+        super().__init__()
+        self.lr = network.config.table_learning_rate
+        self.table = network.embedding_table
+        start = initializer(ADAGRAD_INITIAL_ACCUMULATOR, (network.config.vocab_size, 1), ms.float32)
+        self.accumulator = Parameter(start, name="adagrad_accumulator.embedding_table")
+        self.gather = ops.Gather()
+        self.scatter = ops.ScatterUpdate()
+
+    def row_state(self) -> list[tuple[Parameter, float]]:
+        """The state that has a row for each id, and its value where an id is fresh."""
+        return [(self.accumulator, ADAGRAD_INITIAL_ACCUMULATOR)]
+
+    def touched_rows(
+        self, powers: tuple[Tensor, Tensor], ids: Tensor, rows: Tensor, gradient: Tensor
+    ) -> Done:
+        """Move the rows at `ids` [n]: `rows` [n, e], by `gradient` [n, e]; powers are not used."""
+        new = self.gather(self.accumulator, ids, 0) + (gradient * gradient).mean(1, keep_dims=True)
+        moved = rows - self.lr * gradient / ops.sqrt(new)
+        return (
+            self.scatter(self.table, ids, moved),
+            self.scatter(self.accumulator, ids, new),
         )
 
 
@@ -510,7 +586,9 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         self.sparse = config.sparse
         self.sens = float(sens) if computes_in_float16(config) else 1.0
         self.ftrl = Ftrl(self.model)
-        self.adam = Adam(self.model, network.l2_coef)
+        self.adam = Adam(self.model)
+        is_adam = config.table_optimizer == "adam"
+        self.table = TableAdam(self.model, network.l2_coef) if is_adam else TableAdagrad(self.model)
         self.sum_over_duplicates = SumOverDuplicates()
         self.hyper_map = ops.HyperMap()
         weights = ParameterTuple((self.model.wide_bias, *self.adam.layers))
@@ -552,6 +630,19 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         id = ops.depend(id, (deep_loss, gradients))  # noqa: A001
         done = self.update(id.reshape(-1), wide_rows, deep_rows, self.unscaled(gradients))
         return ops.depend(wide_loss, done), deep_loss, logit
+
+    def row_state(self) -> list[tuple[Parameter, float]]:
+        """Every parameter that has a row for each id, with the value of a row that knows nothing.
+
+        A fresh embedding is 0 and not random: it adds nothing to a score until it has learnt.
+        """
+        return [
+            (self.model.wide_weight, 0.0),
+            (self.ftrl.accumulator[0], self.ftrl.initial_accumulator),
+            (self.ftrl.linear[0], 0.0),
+            (self.model.embedding_table, 0.0),
+            *self.table.row_state(),
+        ]
 
     def scaled_loss(
         self, wide_rows: Tensor, deep_rows: Tensor, weight: Tensor, label: Tensor
@@ -601,9 +692,9 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         if self.sparse:
             wide_sum, deep_sum = self.sum_over_duplicates(ids, wide_gradient, deep_gradient)
             done += self.ftrl.touched_rows(ids, wide_rows, wide_sum)
-            done += self.adam.touched_rows(powers, ids, deep_rows, deep_sum)
+            done += self.table.touched_rows(powers, ids, deep_rows, deep_sum)
         else:
             (deep_sum,) = self.sum_over_duplicates(ids, deep_gradient)
             done += self.ftrl.every_row(ids, wide_gradient)
-            done += self.adam.every_row(powers, ids, deep_rows, deep_sum)
+            done += self.table.every_row(powers, ids, deep_rows, deep_sum)
         return done

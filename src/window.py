@@ -9,10 +9,10 @@ from typing import Any, Optional
 import numpy as np
 
 from src.arrays import Array
-from src.criteo import FIELD_SIZE
+from src.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 
 
-def window_dtype(num_shards: int) -> np.dtype[Any]:
+def window_dtype(num_shards: int, value_bytes: int = 0) -> np.dtype[Any]:
     """The layout of a window row.
 
     ``id``, ``weight`` and ``label`` are the features. The rest is provenance: a stripe is
@@ -21,9 +21,19 @@ def window_dtype(num_shards: int) -> np.dtype[Any]:
     global position. A row covers the offsets ``start..offset`` of its partition; they differ where
     bad rows came before it. ``timestamp`` is the Kafka message's, in ms; ``session`` names the
     trainer for which the consumer reads; ``dictionaries`` is the fingerprint of the dictionaries.
+    ``dense_transform`` is the place in ``features.DENSE_TRANSFORMS`` of what made the dense fields.
     ``oov`` has a bit for each categorical field that is out of vocabulary: only the consumer has
     the dictionaries, and which ids stand for it is up to whoever made them.
+
+    For a trainer that learns new values, ``value`` has the categorical fields that are out of
+    vocabulary, see ``features.unknown_values_of_column``, and ``free_ids`` the first id that it may
+    give to one and the end of those ids.
+
+    Args:
+        num_shards: Rows of a stripe.
+        value_bytes: Width of a ``value``; 0 where they are not sent.
     """
+    learnt = [("value", f"S{value_bytes}", (CATEGORICAL_SIZE,)), ("free_ids", np.int32, (2,))]
     return np.dtype(
         [
             ("id", np.int32, (FIELD_SIZE,)),
@@ -35,9 +45,24 @@ def window_dtype(num_shards: int) -> np.dtype[Any]:
             ("timestamp", np.int64),
             ("session", np.int64),
             ("dictionaries", np.uint64),
+            ("dense_transform", np.uint8),
             ("oov", np.uint32),
+            *(learnt if value_bytes else []),
         ]
     )
+
+
+@dataclass(frozen=True)
+class UnknownValues:
+    """What a trainer needs to learn the values that the dictionaries lack.
+
+    Attributes:
+        values: S[rows, 26], see ``features.unknown_values_of_column``.
+        free_ids: (first, end) of the ids that may be given to them.
+    """
+
+    values: Array
+    free_ids: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -66,6 +91,8 @@ def make_window(
     session: int,
     dictionaries: int,
     oov: Array,
+    unknown: Optional[UnknownValues] = None,
+    dense_transform: int = 0,
 ) -> Array:
     """Lays rows out so that equal contiguous slices are the shards' stripes.
 
@@ -81,16 +108,19 @@ def make_window(
         session: The trainer session the rows are read for.
         dictionaries: Fingerprint of the dictionaries that made the ids.
         oov: uint32[rows], which categorical fields are out of vocabulary, see ``oov_bits``.
+        unknown: Their values, in stream order; None where they are not sent.
+        dense_transform: The place in ``DENSE_TRANSFORMS`` of what made the dense fields.
 
     Returns:
-        A structured array[rows] of ``window_dtype(num_shards)``, shard by shard.
+        A structured array[rows] of ``window_dtype(…)``, shard by shard.
     """
     rows = len(labels)
     if rows % num_shards:
         raise ValueError(f"{rows} rows can't be shared evenly by {num_shards} shards")
     order = np.arange(rows).reshape(-1, num_shards).T.ravel()
     stripe = order // num_shards
-    window = np.empty(rows, dtype=window_dtype(num_shards))
+    value_bytes = 0 if unknown is None else unknown.values.dtype.itemsize
+    window = np.empty(rows, dtype=window_dtype(num_shards, value_bytes))
     window["id"] = ids[order]
     window["weight"] = weights[order]
     window["label"] = labels[order]
@@ -99,8 +129,26 @@ def make_window(
     window["timestamp"] = provenance.timestamp[order]
     window["session"] = session
     window["dictionaries"] = dictionaries
+    window["dense_transform"] = dense_transform
     window["oov"] = oov[order]
+    if unknown is not None:
+        window["value"] = unknown.values[order]
+        window["free_ids"] = unknown.free_ids
     return window
+
+
+def joined(parts: Sequence[Array]) -> Array:
+    """Rows of several windows as one array; a ``value`` gets as wide as the widest needs.
+
+    NumPy's own ``concatenate`` (1.23) damages memory where it has to widen a field of text.
+    """
+    widest = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+    if all(part.dtype == widest for part in parts):
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    rows = np.empty(sum(map(len, parts)), dtype=widest)
+    for name in widest.names or ():
+        rows[name] = np.concatenate([part[name] for part in parts])
+    return rows
 
 
 def merge_order(

@@ -25,7 +25,10 @@ ACTIVATIONS: dict[str, tuple[Function, Function]] = {
 
 
 class ReferenceWideDeep:
-    """Args: parameters by name, l2_coef (deep_loss's), activation, sparse (lazy updates, no L2)."""
+    """Args: parameters by name, l2_coef (deep_loss's), activation, sparse (lazy updates, no L2).
+
+    The rest is as in `ModelConfig`.
+    """
 
     def __init__(
         self,
@@ -33,16 +36,29 @@ class ReferenceWideDeep:
         l2_coef: float,
         activation: str = "relu",
         sparse: bool = False,
+        wide_learning_rate: float = 5e-2,
+        wide_initial_accumulator: float = 1.0,
+        deep_learning_rate: float = 3.5e-4,
+        table_optimizer: str = "adam",
+        table_learning_rate: float = 3.5e-4,
     ) -> None:
         self.p: dict[str, Array] = {name: x.astype(float) for name, x in parameters.items()}
         self.l2_coef = 0.0 if sparse else l2_coef
         self.activation, self.derivative = ACTIVATIONS[activation]
         self.sparse = sparse
+        self.wide_lr, self.deep_lr, self.table_lr = (
+            *(wide_learning_rate, deep_learning_rate, table_learning_rate),
+        )
+        self.table_optimizer = table_optimizer
         self.layers = sum(name.startswith("deep.") for name in parameters) // 2
         self.t = 0
         self.m = {name: np.zeros_like(x) for name, x in self.p.items()}
         self.v = {name: np.zeros_like(x) for name, x in self.p.items()}
-        self.n = {name: np.ones_like(self.p[name]) for name in ("wide_weight", "wide_bias")}
+        self.n = {
+            name: np.full_like(self.p[name], wide_initial_accumulator)
+            for name in ("wide_weight", "wide_bias")
+        }
+        self.a = np.full(len(self.p["embedding_table"]), 1e-6)
         self.z = {name: np.zeros_like(self.p[name]) for name in ("wide_weight", "wide_bias")}
 
     def logit(self, ids: Inputs, weight: Inputs) -> Array:
@@ -65,6 +81,8 @@ class ReferenceWideDeep:
             rows = np.unique(ids) if lazy else np.arange(len(gradient))
             if name.startswith("wide_"):
                 self._ftrl(name, rows, gradient[rows])
+            elif name == "embedding_table" and self.table_optimizer == "adagrad":
+                self._row_adagrad(name, rows, gradient[rows])
             else:
                 self._adam(name, rows, gradient[rows])
         return wide_loss, deep_loss, logit
@@ -108,13 +126,18 @@ class ReferenceWideDeep:
         p, m, v = self.p[name], self.m[name], self.v[name]
         m[rows] = 0.9 * m[rows] + 0.1 * g
         v[rows] = 0.999 * v[rows] + 0.001 * g**2
-        lr = 3.5e-4 * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
+        rate = self.table_lr if name == "embedding_table" else self.deep_lr
+        lr = rate * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
         p[rows] -= lr * m[rows] / (np.sqrt(v[rows]) + 1e-8)
+
+    def _row_adagrad(self, name: str, rows: Rows, g: Array) -> None:
+        self.a[rows] += (g**2).mean(axis=1)
+        self.p[name][rows] -= self.table_lr * g / np.sqrt(self.a[rows])[:, None]
 
     def _ftrl(self, name: str, rows: Rows, g: Array) -> None:
         w, n, z = self.p[name], self.n[name], self.z[name]
         root = np.sqrt(n[rows] + g**2)
-        z[rows] += g - (root - np.sqrt(n[rows])) / 5e-2 * w[rows]
+        z[rows] += g - (root - np.sqrt(n[rows])) / self.wide_lr * w[rows]
         n[rows] += g**2
-        moved = (np.sign(z[rows]) * 1e-8 - z[rows]) / (root / 5e-2 + 2e-8)
+        moved = (np.sign(z[rows]) * 1e-8 - z[rows]) / (root / self.wide_lr + 2e-8)
         w[rows] = np.where(np.abs(z[rows]) > 1e-8, moved, 0)

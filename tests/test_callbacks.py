@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections import deque
@@ -17,6 +18,7 @@ from mindspore.dataset import GeneratorDataset
 from mindspore_rec import RecModel
 
 from src.callbacks import (
+    GrowthCallBack,
     LedgerCallBack,
     LossCallBack,
     NonFiniteLoss,
@@ -27,10 +29,13 @@ from src.callbacks import (
     loss_line,
 )
 from src.checkpoint import CheckpointError, CheckpointStore, Unit
+from src.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 from src.dataset import BatchRecord
+from src.growth import Growth
 from src.line_file import OutputError
 from src.position import Position, RowRange
 from src.stop import StopFlag
+from src.vocabulary import Change, GrowthSettings
 
 START = Position({0: 0, 1: 0})
 DOCUMENTED_LINE = re.compile(r"epoch: 1, step: \d+, wide_loss: [\d.e+-]+, deep_loss: [\d.e+-]+")
@@ -124,6 +129,30 @@ def test_online_train_reports_saves_and_stops_and_goes_on_counting(
     assert progress.last_losses == (9.5, 10.5)
     audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [row["step"] for row in audit] == [step for step in range(1, 11) for _ in range(2)]
+
+
+def test_a_step_that_takes_ids_back_leaves_their_rows_reset_and_the_vocabulary_behind_it() -> None:
+    growth = Growth(GrowthSettings(admit_count=1, expire_rows=2), vocab_size=51)
+    changes = [grow_c1(growth, value) for value in (b"a", b"", b"", b"b")]
+    assert changes[3].freed.tolist() == [0]
+    reset: list[list[int]] = []
+    progress = TrainingProgress(0, START)
+    callback = GrowthCallBack(progress, growth, lambda ids: reset.append(ids.tolist()))
+    known = []
+    for change in changes:
+        progress.batch = dataclasses.replace(ListedLedger(1).next_batch(), change=change)
+        callback.on_train_step_end(None)
+        known.append(len(growth))
+    assert known == [1, 1, 1, 0]
+    assert reset == [[50]]
+
+
+def grow_c1(growth: Growth, value: bytes) -> Change:
+    """The change of a batch of one row, of which C1 has an unknown value or nothing has."""
+    oov = np.array([1 if value else 0], dtype=np.uint32)
+    values = np.full((1, CATEGORICAL_SIZE), value, dtype="S8")
+    ids = np.zeros((1, FIELD_SIZE), dtype=np.int32)
+    return growth.grow(ids, oov, values, (50, 51))[2]
 
 
 def test_loss_line_is_the_documented_one() -> None:

@@ -18,7 +18,7 @@ from crc32c import crc32c
 from mindspore import nn
 
 from src import checkpoint
-from src.checkpoint import CheckpointError, CheckpointStore, Unit
+from src.checkpoint import CheckpointError, CheckpointStore, Unit, read_vocabulary
 from src.position import Position
 
 POSITION = Position({0: 1200, 1: 1100}, 1)
@@ -139,6 +139,24 @@ def test_restoring_brings_back_optimizer_state(store: CheckpointStore, network: 
     restored = values(other)
     assert_bitwise_equal(restored, values(network))
     assert any("moment1" in name and array.any() for name, array in restored.items())
+
+
+def test_a_grown_vocabulary_comes_back_and_is_no_parameter(
+    store: CheckpointStore, network: nn.Cell
+) -> None:
+    before = values(network)
+    grown = bytes(range(256)) * 5
+    unit = save(store, 3, network, vocabulary=grown)
+    assert read_vocabulary(unit) == grown
+    other = make_network(seed=9)
+    store.restore(unit, other)
+    assert_bitwise_equal(values(other), before)
+    loaded = ms.load_checkpoint(str(unit.path))
+    assert ms.load_param_into_net(make_network(), loaded)[0] == []
+
+
+def test_a_unit_without_a_vocabulary_has_none(store: CheckpointStore, network: nn.Cell) -> None:
+    assert read_vocabulary(save(store, 3, network)) is None
 
 
 def test_ckpt_file_is_readable_by_mindspore_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from src.config import (
     ConfigError,
     add_shared_flags,
     load_config,
+    parse_with_config_file,
     read_defaults,
 )
 
@@ -260,3 +262,41 @@ def test_choices_fit_what_the_model_knows() -> None:
     assert set(choices["deep_layer_act"]) <= set(model.ACTIVATIONS)
     for key in ("emb_init", "weight_bias_init"):
         assert set(choices[key]) <= set(model.INITIALIZERS)
+
+
+def parsed(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_shared_flags(parser, "topic", "admit_count", "dense_transform")
+    return parse_with_config_file(parser, argv)
+
+
+def test_another_script_takes_its_shared_flags_from_the_file_unless_they_are_given(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "adaptive.yaml"
+    path.write_text("admit_count: 2\ndense_transform: log\nemb_dim: 16\n")
+    both = parsed(f"--config_path={path}", "--dense_transform=bucket")
+    assert vars(both) == {
+        "config_path": str(path),
+        "topic": "python_test1",
+        "admit_count": 2,
+        "dense_transform": "bucket",
+    }
+    assert parsed("--topic=t").admit_count == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("admit_cuont: 2", "unknown key admit_cuont; did you mean admit_count"),
+        ("admit_count: 256", "admit_count: must be at most 255"),
+        ("dense_transform: square", "'square' is none of minmax, log, bucket"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named_to_another_script_too(
+    line: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(line)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parsed(f"--config_path={path}")

@@ -22,6 +22,7 @@ from src.criteo import FIELD_SIZE, ParsedRows
 from src.dead_letters import DeadLetter
 from src.kafka_source import HeldRows, RowSource, SourceError
 from src.position import Commit, Position, PositionTracker
+from src.window import UnknownValues
 
 BAD = b"no row"
 
@@ -34,6 +35,8 @@ def line(number: int) -> bytes:
 class NumberFeatures:
     """Features that show I1, so that a test sees which row went where."""
 
+    dense_transform = 2
+
     def build(self, rows: ParsedRows) -> tuple[Array, Array]:
         numbers = rows.dense["I1"].to_numpy().astype(np.int32)
         ids = np.repeat(numbers[:, None], FIELD_SIZE, axis=1)
@@ -41,6 +44,10 @@ class NumberFeatures:
 
     def oov(self, ids: Array) -> Array:
         return ids[:, 0].astype(np.uint32)
+
+    def unknown(self, rows: ParsedRows, ids: Array) -> UnknownValues:
+        values = np.repeat(ids[:, :1].astype("S8"), 26, axis=1)
+        return UnknownValues(values, free_ids=(50, 90))
 
 
 class HeldInMemory:
@@ -73,6 +80,7 @@ def assembler(
     position: Optional[Position] = None,
     kept: Optional[list[DeadLetter]] = None,
     guard: Optional[BadRowGuard] = None,
+    sends_unknown: bool = False,
 ) -> tuple[WindowAssembler, ConsumerCounts]:
     """An assembler at a position; the bad rows it hands over go to ``kept``."""
     counts = ConsumerCounts()
@@ -80,7 +88,7 @@ def assembler(
     features = cast(FeatureBuilder, NumberFeatures())
     kept = [] if kept is None else kept
     keeper = BadRowKeeper(kept.extend, guard or BadRowGuard(1.0), counts)
-    made = WindowAssembler(source, features, 3, num_shards, "tsv", "clicks", keeper)
+    made = WindowAssembler(source, features, 3, num_shards, "tsv", "clicks", keeper, sends_unknown)
     start = position or Position({part: 0 for part in range(len(partitions))})
     made.begin(Commit(start, session=9))
     return made, counts
@@ -98,6 +106,17 @@ def test_partitions_are_merged_one_row_each_in_turn() -> None:
     assert made.take(4) is None
 
 
+def test_unknown_values_go_along_only_for_a_trainer_that_learns_them() -> None:
+    partitions = [[BAD, line(0), line(2)], [line(1), line(3)]]
+    plain = assembler(partitions)[0].take(5)
+    assert plain is not None and plain.dtype.names is not None
+    assert "value" not in plain.dtype.names
+    window = assembler(partitions, sends_unknown=True)[0].take(5)
+    assert window is not None
+    assert window["value"][:, 25].tolist() == [b"0", b"1", b"2", b"3"]
+    assert window["free_ids"].tolist() == [[50, 90]] * 4
+
+
 def test_every_row_carries_label_session_time_and_provenance() -> None:
     made, _ = assembler([[line(0), line(2)], [line(1), line(3)]])
     window = made.take(4)
@@ -106,6 +125,7 @@ def test_every_row_carries_label_session_time_and_provenance() -> None:
     assert window["offset"][:, 0].tolist() == [0, 0, 1, 1]
     assert window["timestamp"].tolist() == [0, 0, 10, 10]
     assert window["oov"].tolist() == numbers(window)
+    assert set(window["dense_transform"]) == {2}
     assert set(window["session"]) == {9}
     assert set(window["dictionaries"]) == {3}
     assert window["label"].tolist() == [1.0] * 4

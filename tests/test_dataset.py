@@ -9,11 +9,13 @@ import pytest
 
 from src.arrays import Array
 from src.channel import ChannelError, WindowReceiver
-from src.criteo import FIELD_SIZE
+from src.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 from src.dataset import DatasetError, StreamingDataset
+from src.growth import Growth
 from src.position import GapError, Position
 from src.stop import StopFlag
-from src.window import Provenance, make_window
+from src.vocabulary import GrowthSettings
+from src.window import Provenance, UnknownValues, make_window
 
 SESSION = 77
 DICTIONARIES = 5
@@ -46,6 +48,8 @@ def window(
     session: int = SESSION,
     dictionaries: int = DICTIONARIES,
     starts: Optional[list[int]] = None,
+    values: Optional[list[bytes]] = None,
+    dense_transform: int = 0,
 ) -> Array:
     """Rows whose ids, weight and label all tell their offset."""
     rows = np.asarray(offsets, dtype=np.int64)
@@ -62,8 +66,17 @@ def window(
         num_shards=1,
         session=session,
         dictionaries=dictionaries,
-        oov=(rows * 5).astype(np.uint32),
+        oov=(rows * 5).astype(np.uint32) if values is None else np.ones(len(rows), np.uint32),
+        unknown=None if values is None else unknown_c1(values),
+        dense_transform=dense_transform,
     )
+
+
+def unknown_c1(values: list[bytes]) -> UnknownValues:
+    """Rows of which C1 alone is out of vocabulary."""
+    cells = np.zeros((len(values), CATEGORICAL_SIZE), dtype=f"S{max(map(len, values))}")
+    cells[:, 0] = values
+    return UnknownValues(cells, free_ids=(500, 600))
 
 
 def dataset(
@@ -78,6 +91,7 @@ def dataset(
         cast(StopFlag, options.pop("flag", StopFlag())),
         idle_seconds,
         cast(Optional[int], options.pop("dictionaries", None)),
+        growth=cast(Optional[Growth], options.pop("growth", None)),
     )
 
 
@@ -144,6 +158,55 @@ def test_a_gap_is_an_error_that_names_partition_and_offsets() -> None:
     assert isinstance(stream.failure, GapError)
 
 
+def asking_dataset(items: list[object], *later: list[object]) -> tuple[StreamingDataset, list[int]]:
+    """A dataset that may ask for rows again, and the sessions it got by asking."""
+    receivers = [cast(WindowReceiver, ListedWindows(each)) for each in (*reversed(later), items)]
+    sessions: list[int] = []
+
+    def read_again() -> int:
+        sessions.append(SESSION + 1 + len(sessions))
+        return sessions[-1]
+
+    stream = StreamingDataset(
+        lambda: receivers.pop() if receivers else None,
+        Position({0: 0, 1: 0}),
+        SESSION,
+        4,
+        StopFlag(),
+        0.05,
+        read_again=read_again,
+    )
+    return stream, sessions
+
+
+def test_rows_missing_at_a_gap_are_asked_for_again_and_come_under_another_session() -> None:
+    stream, asked = asking_dataset(
+        [window([0, 1]), window([5, 6]), window([0, 1, 2, 3, 4, 5, 6, 7], session=SESSION + 1)]
+    )
+    assert offsets_of(stream) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert asked == [SESSION + 1]
+    assert (stream.stale_rows, stream.skipped_rows) == (0, 2)
+
+
+def test_a_gap_that_is_still_there_when_the_rows_were_read_again_is_an_error() -> None:
+    again = window([0, 1, 5, 6], session=SESSION + 1)
+    stream, asked = asking_dataset([window([0, 1]), window([5, 6]), again])
+    with pytest.raises(GapError, match="partition 0.*offset 2 to 4"):
+        next(stream)
+    assert asked == [SESSION + 1]
+
+
+def test_the_same_gap_may_be_asked_for_once_more_after_the_channel_was_lost_again() -> None:
+    lost_again: list[object] = [window([0, 1]), window([5, 6]), ChannelError("gone")]
+    rest: list[object] = [
+        window([5, 6], session=SESSION + 1),
+        window([2, 3, 4, 5], session=SESSION + 2),
+    ]
+    stream, asked = asking_dataset(lost_again, rest)
+    assert offsets_of(stream) == [[0, 1, 2, 3]]
+    assert asked == [SESSION + 1, SESSION + 2]
+
+
 def test_offsets_covered_by_a_row_are_no_gap() -> None:
     stream = dataset([window([0, 1, 5, 6], starts=[0, 1, 2, 6])])
     assert offsets_of(stream) == [[0, 1, 5, 6]]
@@ -159,6 +222,36 @@ def test_a_resumed_stream_insists_on_the_checkpoints_dictionaries() -> None:
     stream = dataset([window([0, 1, 2, 3])], dictionaries=9)
     with pytest.raises(DatasetError, match="fingerprint"):
         next(stream)
+
+
+def test_values_are_learnt_in_stream_order_across_windows_of_any_width() -> None:
+    growth = Growth(GrowthSettings(admit_count=2, expire_rows=100), vocab_size=600)
+    items: list[object] = [
+        window([0, 1, 2], values=[b"a", b"b", b"a"]),
+        window([3, 4, 5, 6, 7], values=[b"c", b"b", b"much longer", b"much longer", b"d"]),
+    ]
+    stream = dataset(items, growth=growth)
+    ids = [batch[0][:, 13].tolist() for batch in stream]
+    assert ids == [[500, 1, 500, 3], [501, 502, 502, 7]]
+    first, second = stream.next_batch(), stream.next_batch()
+    assert first.oov.tolist() == [0, 1, 0, 1]
+    assert first.change is not None and second.change is not None
+    assert [first.change.values, second.change.values] == [[b"a"], [b"b", b"much longer"]]
+
+
+@pytest.mark.parametrize(("has_values", "has_growth"), [(True, False), (False, True)])
+def test_a_consumer_that_was_told_otherwise_about_growing_is_refused(
+    has_values: bool, has_growth: bool
+) -> None:
+    growth = Growth(GrowthSettings(1, 100), 600) if has_growth else None
+    items: list[object] = [window([0], values=[b"a"] if has_values else None)]
+    with pytest.raises(DatasetError, match="--admit_count"):
+        next(dataset(items, growth=growth))
+
+
+def test_a_consumer_with_another_dense_transform_is_refused_by_name() -> None:
+    with pytest.raises(DatasetError, match="--dense_transform=log, .*--dense_transform=minmax"):
+        next(dataset([window([0], dense_transform=1)]))
 
 
 def test_a_lost_channel_is_attached_again_and_the_stream_goes_on() -> None:

@@ -9,14 +9,22 @@ import pandas as pd
 import pytest
 
 from src.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS, FIELD_SIZE, parse_messages
-from src.dictionaries import Dictionaries
+from src.dictionaries import Dictionaries, DictionaryError
 from src.features import (
-    ColumnFunctions,
+    BUCKETS,
+    UNLEARNABLE,
+    CategoricalLookUp,
+    DenseCoding,
     assemble,
+    bits_of_cells,
+    bucket_dense_column,
     count_oov,
+    log_dense_column,
     look_up_categorical_column,
     oov_bits,
+    oov_cells,
     scale_dense_column,
+    unknown_values_of_column,
 )
 
 
@@ -85,11 +93,11 @@ def test_a_column_without_any_value_is_out_of_vocabulary() -> None:
 
 
 def test_categorical_columns_are_looked_up_by_the_builders_names_with_the_value() -> None:
-    functions = ColumnFunctions(
+    functions = CategoricalLookUp(
         make_dictionaries(**{"C1_68fd1e64": 39, "C2_68fd1e64": 40, "C14_68fd1e64": 41})
     )
     line = b"\t".join([b"1", *[b""] * 13, *[b"68fd1e64"] * 26])
-    ids = parse_messages([line]).categorical.apply(functions.look_up, axis=0).to_numpy()
+    ids = parse_messages([line]).categorical.apply(functions.column, axis=0).to_numpy()
     oov = {f"C{place}": 12 + place for place in range(1, 27)}
     assert oov["C1"] == 13
     known = {"C1": 39, "C2": 40, "C14": 41}
@@ -97,14 +105,14 @@ def test_categorical_columns_are_looked_up_by_the_builders_names_with_the_value(
 
 
 def test_a_value_known_to_another_column_only_is_unknown() -> None:
-    functions = ColumnFunctions(make_dictionaries(C2_x=39))
-    assert functions.look_up(categorical_column("x")).tolist() == [13]
+    functions = CategoricalLookUp(make_dictionaries(C2_x=39))
+    assert functions.column(categorical_column("x")).tolist() == [13]
 
 
 def test_each_dense_column_is_scaled_by_its_own_bounds() -> None:
-    functions = ColumnFunctions(make_dictionaries())
+    coding = DenseCoding("minmax", make_dictionaries(), 0)
     line = b"\t".join([b"0", *[b"4"] * 13, *[b""] * 26])
-    weights = parse_messages([line]).dense.apply(functions.scale, axis=0).to_numpy()
+    weights = parse_messages([line]).dense.apply(coding.column, axis=0).to_numpy()
     expected = [(4 + place) / (10 * place) for place in range(1, 14)]
     np.testing.assert_array_equal(weights, np.array([expected], dtype=np.float32))
 
@@ -142,3 +150,102 @@ def test_no_rows_have_no_fields_out_of_vocabulary() -> None:
     bits = oov_bits(np.empty((0, FIELD_SIZE), np.int32), np.arange(26, dtype=np.int32))
     assert bits.shape == (0,)
     assert count_oov(bits).tolist() == [0] * 26
+
+
+def test_the_oov_bits_can_be_taken_apart_and_put_together() -> None:
+    bits = np.array([0, 1, 1 << 25, 0b101], dtype=np.uint32)
+    cells = oov_cells(bits)
+    assert np.argwhere(cells).tolist() == [[1, 0], [2, 25], [3, 0], [3, 2]]
+    assert bits_of_cells(cells).tolist() == bits.tolist()
+
+
+def test_the_log_of_a_dense_column_keeps_the_sign_and_the_missing() -> None:
+    logs = log_dense_column(dense_column(0, 1, -1, np.nan, 1e6))
+    np.testing.assert_allclose(logs, [0, np.log(2), -np.log(2), np.nan, np.log(1e6 + 1)], rtol=1e-6)
+    assert logs.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("value", "bucket"),
+    [
+        (np.nan, 0),
+        (-1, 1),
+        (-1e12, 1),
+        (0, 2),
+        (1, 4),  # 4 ln 2 = 2.77
+        (2, 6),  # 4 ln 3 = 4.39
+        (3, 7),  # 4 ln 4 = 5.55
+        (1000, 29),  # 4 ln 1001 = 27.6
+        (1e18, 63),
+    ],
+)
+def test_dense_values_fall_into_log_spaced_buckets(value: float, bucket: int) -> None:
+    buckets = bucket_dense_column(dense_column(value, value))
+    assert buckets.tolist() == [bucket, bucket]
+    assert buckets.dtype == np.int32
+
+
+def dense_fields(transform: str, *lines: bytes) -> tuple[list[list[int]], list[list[float]]]:
+    """Ids and weights of the dense fields of rows, with a vocabulary of 2000."""
+    coding = DenseCoding(transform, make_dictionaries(), 2000)
+    rows = parse_messages([b"1\t" + line + b"\t" * 26 for line in lines])
+    ids, weights = coding.fields(rows.dense.apply(coding.column, axis=0).to_numpy())
+    return np.broadcast_to(ids, weights.shape).tolist(), weights.tolist()
+
+
+THREE = b"\t".join([b"3"] * 13)
+MISSING = b"\t" * 12
+
+
+def test_minmax_gives_each_dense_column_its_id_and_a_missing_value_no_weight() -> None:
+    ids, weights = dense_fields("minmax", THREE, MISSING)
+    assert ids == [list(range(13))] * 2
+    assert weights[0][0] == pytest.approx(0.4)
+    assert weights[1] == [0.0] * 13
+
+
+def test_log_gives_a_missing_value_an_id_of_its_own_at_the_end_of_the_vocabulary() -> None:
+    ids, weights = dense_fields("log", THREE, MISSING)
+    assert ids == [list(range(13)), list(range(2000 - 13, 2000))]
+    assert weights[0] == pytest.approx([np.log(4)] * 13)
+    assert weights[1] == [1.0] * 13
+
+
+def test_bucket_gives_every_bucket_of_every_column_an_id_at_the_end_of_the_vocabulary() -> None:
+    ids, weights = dense_fields("bucket", THREE, MISSING)
+    first = 2000 - 13 * BUCKETS
+    assert ids == [[first + BUCKETS * place + bucket for place in range(13)] for bucket in (7, 0)]
+    assert weights == [[1.0] * 13] * 2
+
+
+@pytest.mark.parametrize(("transform", "reserved"), [("log", 13), ("bucket", 13 * BUCKETS)])
+def test_a_vocabulary_without_room_for_the_transform_is_refused(
+    transform: str, reserved: int
+) -> None:
+    DenseCoding(transform, make_dictionaries(), 39 + reserved)
+    with pytest.raises(DictionaryError, match="need 39 ids; .* 38 of vocab_size"):
+        DenseCoding(transform, make_dictionaries(), 38 + reserved)
+
+
+def test_the_fingerprint_tells_transforms_and_vocabulary_sizes_apart() -> None:
+    made = make_dictionaries()
+    assert DenseCoding("minmax", made, 0).fingerprint == made.fingerprint
+    others = [DenseCoding(name, made, size) for name in ("log", "bucket") for size in (2000, 3000)]
+    assert len({made.fingerprint, *(coding.fingerprint for coding in others)}) == 5
+
+
+def test_only_values_out_of_vocabulary_are_sent_and_missing_ones_are_empty() -> None:
+    column = categorical_column("ab", "known", None, "ab", "ü")
+    sent = unknown_values_of_column(column, np.array([True, False, True, True, True]))
+    assert sent.tolist() == [b"ab", b"", b"", b"ab", "ü".encode()]
+
+
+def test_a_value_that_fixed_width_would_change_is_sent_as_unlearnable() -> None:
+    column = categorical_column("a" * 64, "a" * 65, "a\0")
+    sent = unknown_values_of_column(column, np.ones(3, dtype=bool))
+    assert sent.tolist() == [b"a" * 64, UNLEARNABLE, UNLEARNABLE]
+
+
+def test_a_column_without_unknown_values_sends_none() -> None:
+    sent = unknown_values_of_column(categorical_column("a", "b"), np.zeros(2, dtype=bool))
+    assert sent.tolist() == [b"", b""]

@@ -97,6 +97,13 @@ def relative_difference(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) 
         ("l2_coef", float("nan")),
         ("keep_prob", 0.0),
         ("keep_prob", 1.5),
+        ("wide_init", "gaussian"),
+        ("wide_learning_rate", 0.0),
+        ("wide_initial_accumulator", 0.0),
+        ("deep_learning_rate", float("nan")),
+        ("table_learning_rate", -1.0),
+        ("table_optimizer", "sgd"),
+        ("table_optimizer", "adagrad"),  # of a model that moves every row
     ],
 )
 def test_a_value_that_no_model_can_have_is_refused_by_name(name: str, value: Any) -> None:
@@ -115,7 +122,9 @@ def test_each_activation_trains(act: str) -> None:
 
 @pytest.mark.parametrize("name", wide_and_deep.INITIALIZERS)
 def test_each_initializer_fills_every_parameter(name: str) -> None:
-    model = WideDeepModel(dataclasses.replace(SMALL, emb_init=name, weight_bias_init=name))
+    model = WideDeepModel(
+        dataclasses.replace(SMALL, emb_init=name, weight_bias_init=name, wide_init=name)
+    )
     filled = {p.name for p in model.trainable_params() if np.ptp(p.asnumpy()) > 0 or name == "ones"}
     matrices = {p.name for p in model.trainable_params() if p.ndim > 1}
     assert (filled >= matrices) == (name != "zeros")
@@ -195,6 +204,38 @@ def test_steps_are_those_of_the_reference(
         assert deep_loss == pytest.approx(wanted_deep_loss, rel=1e-5)
         np.testing.assert_allclose(logit, wanted_logit, rtol=1e-4, atol=1e-6)
     assert_all_close(model_state(step), reference.p)
+
+
+@pytest.mark.parametrize("table_optimizer", ["adam", "adagrad"])
+def test_each_part_learns_at_the_rate_it_was_given(
+    table_optimizer: str, small_batches: Iterator[tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    rates: dict[str, Any] = {
+        "wide_learning_rate": 0.03,
+        "wide_initial_accumulator": 1e-5,
+        "deep_learning_rate": 1e-3,
+        "table_optimizer": table_optimizer,
+        "table_learning_rate": 0.02,
+    }
+    step = own_step(dataclasses.replace(SMALL, sparse=True, wide_init="zeros", **rates), seed=2)
+    reference = ReferenceWideDeep(model_state(step), 0.0, sparse=True, **rates)
+    for _ in range(6):
+        batch = next(small_batches)
+        wide_loss, _, logit = arrays(*step(*batch))
+        wanted_wide_loss, _, wanted_logit = reference.step(*arrays(*batch))
+        assert wide_loss == pytest.approx(wanted_wide_loss, rel=1e-4)
+        np.testing.assert_allclose(logit, wanted_logit, rtol=1e-3, atol=1e-4)
+    for name, x in model_state(step).items():
+        np.testing.assert_allclose(x, reference.p[name], rtol=1e-3, atol=2e-4, err_msg=name)
+
+
+def test_adagrad_keeps_one_number_for_each_row_and_none_of_adams() -> None:
+    step = own_step(dataclasses.replace(SMALL, sparse=True, table_optimizer="adagrad"), seed=1)
+    shapes = {name: x.shape for name, x in state(step).items() if "embedding_table" in name}
+    assert shapes == {
+        "embedding_table": (SMALL.vocab_size, SMALL.emb_dim),
+        "adagrad_accumulator.embedding_table": (SMALL.vocab_size, 1),
+    }
 
 
 def test_without_l2_the_dense_step_is_that_of_the_reference(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from src.arrays import Array
 from src.criteo import FIELD_SIZE
-from src.window import ClosingRule, Provenance, make_window, merge_order, window_dtype
+from src.window import ClosingRule, Provenance, joined, make_window, merge_order, window_dtype
 
 Taken = list[tuple[int, int]]
 """(partition, place) in merge order."""
@@ -91,6 +91,17 @@ def test_every_shards_slice_is_its_stripe_with_the_provenance_of_all_shards(
         assert rows["offset"].ravel().tolist() == (everything * 10 + 5).tolist()
     assert set(window["session"].tolist()) <= {2**40}
     assert set(window["dictionaries"].tolist()) <= {2**64 - 1}
+
+
+def test_rows_of_windows_with_values_of_different_widths_are_joined_whole() -> None:
+    narrow, wide = np.zeros(3, window_dtype(1, 8)), np.zeros(2, window_dtype(1, 24))
+    narrow["value"][:, 4], wide["value"][:, 4] = b"eight888", b"twenty-four bytes and no"
+    narrow["offset"][:, 0], wide["offset"][:, 0] = [1, 2, 3], [4, 5]
+    both = joined([narrow, wide])
+    assert both.dtype == wide.dtype
+    assert both["offset"][:, 0].tolist() == [1, 2, 3, 4, 5]
+    assert both["value"][:, 4].tolist() == [b"eight888"] * 3 + [b"twenty-four bytes and no"] * 2
+    assert joined([narrow]) is narrow
 
 
 def test_rows_that_cannot_be_shared_evenly_are_refused() -> None:

@@ -15,9 +15,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from benchmarks.documented_step import DOCUMENTED_CONFIG, own_step
 from examples import evaluate
-from examples.evaluate import EvaluationError, describe, load_model, main
+from examples.evaluate import EvaluationError, describe, load_scorer, main
 from examples.make_sample import write_sample
 from examples.process_data import Processed, process
+from src import row_file
 from src.checkpoint import CheckpointStore, Unit
 from src.consume import FeatureBuilder
 from src.criteo import CATEGORICAL_COLUMNS, parse_messages
@@ -25,7 +26,7 @@ from src.dictionaries import Dictionaries, load_dictionaries
 from src.position import Position
 from src.wide_and_deep import TrainStepWrap
 
-ROWS = 304  # a multiple of 16, see BATCH_ROWS
+ROWS = 304  # a multiple of 16, see BLOCK_ROWS
 CONFIG = dataclasses.replace(
     DOCUMENTED_CONFIG, vocab_size=3000, emb_dim=4, deep_layer_dim=(8, 4), deep_layer_act="tanh"
 )
@@ -96,9 +97,8 @@ def test_scores_are_those_of_the_checkpoints_network(
 
 
 def test_oov_is_counted_by_column_and_missing_values_apart(trained: Trained) -> None:
-    model = load_model(trained.unit.path, "", trained.dictionaries)
-    features = FeatureBuilder(trained.dictionaries)
-    found = evaluate.evaluate(model, features, trained.data, 0, None)
+    scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
+    found = evaluate.evaluate(scorer, trained.data, 0, None)
     fields = [line.split(b"\t")[14:] for line in trained.data.read_bytes().splitlines()]
     for place, known in enumerate(trained.dictionaries.ids_by_column):
         values = [row[place].decode() for row in fields]
@@ -112,10 +112,10 @@ def test_oov_is_counted_by_column_and_missing_values_apart(trained: Trained) -> 
 def test_batches_and_a_part_of_the_file_give_the_same_scores_as_these_rows_alone(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "BATCH_ROWS", 64)
-    model = load_model(trained.unit.path, "", trained.dictionaries)
-    features = FeatureBuilder(trained.dictionaries)
-    found = evaluate.evaluate(model, features, trained.data, 10, 208).scores()
+    for module in (evaluate, row_file):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 64)
+    scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
+    found = evaluate.evaluate(scorer, trained.data, 10, 208).scores()
     _, loss = wanted_scores(trained, trained.data.read_bytes().splitlines()[10:218])
     assert found.rows == 208
     assert found.log_loss == pytest.approx(loss, rel=1e-6)
@@ -127,8 +127,8 @@ def test_bad_rows_are_named_by_line_and_left_out(
     path = tmp_path / "rows.tsv"
     lines = trained.data.read_bytes().splitlines()[:20]
     path.write_bytes(b"\n".join([*lines[:7], b"no row", *lines[7:]]) + b"\n")
-    model = load_model(trained.unit.path, "", trained.dictionaries)
-    found = evaluate.evaluate(model, FeatureBuilder(trained.dictionaries), path, 0, None)
+    scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
+    found = evaluate.evaluate(scorer, path, 0, None)
     assert (found.scores().rows, found.bad_rows) == (20, 1)
     assert "bad row: line 8, row: 1 fields" in caplog.text
 
@@ -137,7 +137,7 @@ def test_other_dictionaries_than_the_checkpoints_are_refused(trained: Trained) -
     bounds = {**trained.dictionaries.max_by_column, "I1": 1e9}
     other = dataclasses.replace(trained.dictionaries, max_by_column=bounds)
     with pytest.raises(EvaluationError, match="was trained with dictionaries of fingerprint"):
-        load_model(trained.unit.path, "", other)
+        load_scorer(trained.unit.path, "", other)
 
 
 def test_newest_valid_checkpoint_is_used_and_files_being_written_stay(
@@ -160,7 +160,7 @@ def test_weights_alone_are_scored_without_their_manifest(
 ) -> None:
     alone = tmp_path / "alone.ckpt"
     alone.write_bytes(trained.unit.path.read_bytes())
-    model = load_model(alone, "", trained.dictionaries)
+    model = load_scorer(alone, "", trained.dictionaries).model
     assert "no manifest" in caplog.text
     table = model.embedding_table.asnumpy()
     np.testing.assert_array_equal(table, trained.step.model.embedding_table.asnumpy())

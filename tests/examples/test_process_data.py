@@ -10,6 +10,7 @@ from examples.make_sample import make_rows, write_sample
 from examples.process_data import DataError, main, parse_args, process, read_blocks
 from src.criteo import COLUMNS
 from src.dictionaries import load_dictionaries, load_pickle
+from src.drift import Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +26,7 @@ def write(path: Path, *lines: bytes, end: bytes = b"\n") -> Path:
     return path
 
 
-def test_the_three_files_of_a_hand_computed_example(tmp_path: Path) -> None:
+def test_the_files_of_a_hand_computed_example(tmp_path: Path) -> None:
     lines = [line(I1="7", I2="-2", C1="often")] * 7 + [line("1", I1="3", C1="seldom")] * 6
     made = process([write(tmp_path / "data.tsv", *lines)], tmp_path / "out")
     assert made.rows == 13
@@ -33,12 +34,17 @@ def test_the_three_files_of_a_hand_computed_example(tmp_path: Path) -> None:
         "all_val_max_dict.pkl",
         "all_val_min_dict.pkl",
         "cat2id_dict.pkl",
+        "data_profile.json",
     ]
     loaded = load_dictionaries(made.max_dict, made.min_dict, made.map_dict, vocab_size=40)
     assert (loaded.max_by_column["I1"], loaded.min_by_column["I1"]) == (7, 0)
     assert (loaded.max_by_column["I2"], loaded.min_by_column["I2"]) == (0, -2)
     assert loaded.ids_by_column[0] == {"often": 39}
     assert loaded.fingerprint == made.dictionaries.fingerprint
+    profile = Profile.load(made.profile)
+    assert profile.rows == 13
+    assert profile.label_rate == pytest.approx(6 / 13)
+    assert profile.oov_rates == pytest.approx((6 / 13, *[1.0] * 25))
 
 
 def test_several_files_count_together_up_to_the_row_limit(tmp_path: Path) -> None:

@@ -11,6 +11,16 @@ import pytest
 from kafka import KafkaAdminClient
 
 from examples.local_services import EngineService, KafkaService, engine_processes, free_port
+from tests.integration.crashes import HEADER, OUTCOMES
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    # A fixture can't print it: what is written while a test is torn down is captured.
+    outcomes = config.stash.get(OUTCOMES, [])
+    for line in ("", HEADER, *map(str, outcomes)) if outcomes else ():
+        terminalreporter.write_line(line)
 
 
 class TopicFactory(Protocol):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 import mindspore as ms
+import pytest
 
 from examples.local_services import wait_until
 from examples.quickstart import Script
@@ -27,6 +28,7 @@ CONSUMER_FLAGS = ("--window_size=300",)
 TRAINER_FLAGS = (f"--save_checkpoint_steps={SAVE_EVERY}", "--keep_checkpoint_max=3")
 STEP = re.compile(r"step: (\d+)")
 Weights = dict[str, Array]
+OUTCOMES: pytest.StashKey[list[Outcome]] = pytest.StashKey()
 
 
 @dataclass(frozen=True)

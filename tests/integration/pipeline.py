@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import time
 import uuid
@@ -20,6 +21,7 @@ from examples.local_services import wait_until
 from examples.make_sample import write_sample
 from examples.process_data import process
 from examples.quickstart import Script
+from src.criteo import DENSE_SIZE
 from src.topic import ensure_topic
 
 BATCH_SIZE = 50
@@ -64,6 +66,17 @@ class DictionaryFiles:
             [folder / "history.tsv"], folder, vocab_size=VOCAB_SIZE, keep_most_frequent=True
         )
         return DictionaryFiles(made.max_dict, made.min_dict, made.map_dict)
+
+
+def growing_flags(dictionaries: DictionaryFiles) -> list[str]:
+    """Flags of consumer and trainer that let few values grow in and many take the ids of others."""
+    ids = len(pickle.loads(dictionaries.map_dict.read_bytes()))
+    room = 200
+    return [
+        "--dense_transform=log",
+        f"--vocab_size={ids + room + DENSE_SIZE}",
+        "--admit_count=2",
+    ]
 
 
 class Pipeline:
@@ -119,6 +132,10 @@ class Pipeline:
         """Starts online_train.py; its stdout goes to ``loss_lines``."""
         fixed = (*self._ends, *SMALL_MODEL, "--audit_path=audit.jsonl")
         return self._start("online_train", *fixed, *flags)
+
+    def last_log(self) -> str:
+        """The log of the script started last."""
+        return self._scripts[-1].log()
 
     def audit(self) -> list[AuditedRows]:
         """What was trained, over all runs."""

@@ -33,7 +33,7 @@ from src.kafka_source import RowSource
 from src.position import Commit, Position
 from tests.integration.crashes import (
     CONSUMER_FLAGS,
-    HEADER,
+    OUTCOMES,
     ROWS,
     SAVE_EVERY,
     STEPS,
@@ -58,6 +58,7 @@ from tests.integration.pipeline import (
     DictionaryFiles,
     Pipeline,
     assert_ends,
+    growing_flags,
     sample_files,
 )
 
@@ -71,14 +72,9 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest) -> Iterator[list[Outcome]]:
-    """Collects what each scenario has come to, and prints the table at the end."""
-    collected: list[Outcome] = []
-    yield collected
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        for line in ("", HEADER, *map(str, collected)):
-            reporter.write_line(line)
+def outcomes(request: pytest.FixtureRequest) -> list[Outcome]:
+    """Collects what each scenario has come to; the table of them is printed at the very end."""
+    return request.config.stash.setdefault(OUTCOMES, [])
 
 
 class Stage:
@@ -163,6 +159,30 @@ def test_trainer(stage: Stage, outcomes: list[Outcome], number: signal.Signals) 
     else:
         assert in_writing and before_commit
         assert outcome.redone <= KILLS * 2 * SAVE_EVERY
+
+
+def test_trainer_whose_vocabulary_grows(stage: Stage, outcomes: list[Outcome]) -> None:
+    growing = growing_flags(stage.dictionaries)
+    consumer_flags = [*CONSUMER_FLAGS, *growing]
+    trainer_flags = [*TRAINER_FLAGS, *growing, "--expire_rows=1000"]
+    with stage.pipeline("growing_reference") as pipeline:
+        pipeline.consumer(*consumer_flags)
+        finish(pipeline, pipeline.trainer(*trainer_flags))
+        reference = final_weights(pipeline.folder)
+    assert len(reference["vocabulary"]) > 0
+    with stage.pipeline("growing") as pipeline:
+        pipeline.consumer(*consumer_flags)
+        for seed, step in enumerate(moments(50, KILLS)):
+            trainer = pipeline.trainer(*trainer_flags)
+            await_step(pipeline, trainer, step)
+            sleep_a_little(seed)(pipeline.folder)
+            trainer.stop(signal.SIGKILL)
+        trainer = pipeline.trainer(*trainer_flags)
+        finish(pipeline, trainer)
+        assert "ids freed, in no row for 1000 rows" in trainer.log()
+        outcome = judge("growing vocabulary", KILLS, pipeline, reference)
+    outcomes.append(outcome)
+    assert_exact(outcome)
 
 
 def sleep_a_little(seed: int) -> Callable[[Path], None]:

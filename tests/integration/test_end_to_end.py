@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mindspore import load_checkpoint
 
 from examples.local_services import EngineService, KafkaService, wait_until
 from examples.quickstart import Script
 from src.dead_letters import read_letters
+from tests.integration.crashes import equal_bit_for_bit
 from tests.integration.pipeline import (
     BATCH_SIZE,
     CONSUMED,
@@ -27,6 +29,7 @@ from tests.integration.pipeline import (
     assert_ends,
     assert_stops,
     assert_trained_once,
+    growing_flags,
     sample_files,
     trained_offsets,
     wait_for,
@@ -271,3 +274,27 @@ def test_signal_stops_a_trainer_that_waits_for_its_first_consumer(
     trainer = new_pipeline(1).trainer()
     wait_for(trainer, WAITING_FOR_CONSUMER)
     assert_stops(trainer, signal.SIGTERM, TRAINER_STOP_SECONDS)
+
+
+def test_a_growing_vocabulary_goes_on_bit_by_bit_where_a_trainer_has_left_it(
+    new_pipeline: NewPipeline, dictionaries: DictionaryFiles, tmp_path: Path
+) -> None:
+    growing = growing_flags(dictionaries)
+    trainer_flags = [*growing, "--expire_rows=100"]
+    files = sample_files(tmp_path, 900, 2)
+    checkpoints = []
+    for cuts in ([18], [7, 11]):
+        pipeline = new_pipeline(2)
+        assert_ends(pipeline.producer(files))
+        consumer = pipeline.consumer("--window_size=300", *growing)
+        for steps in cuts:
+            assert_ends(pipeline.trainer(*trainer_flags, f"--max_steps={steps}", "--seed=2"))
+        assert "ids freed, in no row for 100 rows" in pipeline.last_log()
+        assert_trained_once(pipeline.audit(), 450, 450)
+        assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
+        checkpoints.append(load_checkpoint(str(tmp_path / "ckpt" / "widedeep_train-1_18.ckpt")))
+        (tmp_path / "ckpt").rename(tmp_path / f"ckpt{len(cuts)}")
+        (tmp_path / "audit.jsonl").unlink()
+    whole, resumed = ({name: item.asnumpy() for name, item in each.items()} for each in checkpoints)
+    assert len(whole["vocabulary"]) > 0
+    assert equal_bit_for_bit(whole, resumed)

@@ -1,0 +1,106 @@
+"""Writes a dictionary with the values that a growing vocabulary has learnt from the stream.
+
+    python examples/export_vocabulary.py --ckpt ./ckpt --map_dict cat2id_dict.pkl --output grown.pkl
+
+The new file holds every id of --map_dict, and those that the checkpoint has given to values which
+--map_dict lacks. It is a dictionary like any other, for a consumer without a growing vocabulary or
+for whoever serves the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Optional
+
+if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.checkpoint import CheckpointError, newest_unit, read_unit, read_vocabulary
+from src.config import load_config
+from src.dictionaries import DictionaryError, load_ids
+from src.exit_repair import keep_modules_until_exit
+from src.files import atomic_write_bytes
+from src.logs import configure_logging
+from src.vocabulary import GrowthSettings, Vocabulary, VocabularyError
+
+logger = logging.getLogger("export_vocabulary")
+
+EXPECTED_ERRORS = (CheckpointError, DictionaryError, VocabularyError, OSError)
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flag = parser.add_argument
+    flag("--ckpt", type=Path, required=True, help="a .ckpt file, or a folder: its newest valid one")
+    flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    flag("--output", type=Path, required=True, help="the file to write")
+    flag(
+        "--ckpt_prefix",
+        default=load_config([]).ckpt_prefix,
+        help="how the names of the checkpoints in a folder begin (%(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+def load_vocabulary(ckpt: Path, prefix: str) -> Vocabulary:
+    """The vocabulary of a checkpoint.
+
+    Args:
+        ckpt: A .ckpt file with its manifest beside it, or a folder of units.
+        prefix: How the names of the units in a folder begin.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+        VocabularyError: None has grown with it.
+    """
+    unit = newest_unit(ckpt, prefix) if ckpt.is_dir() else read_unit(ckpt)
+    if unit is None:
+        raise CheckpointError(f"there is no valid checkpoint {prefix}-1_... in {ckpt}")
+    saved = read_vocabulary(unit)
+    if saved is None:
+        raise VocabularyError(f"{unit.path} has no vocabulary: it was trained without admit_count")
+    return Vocabulary.load(saved, GrowthSettings(admit_count=1, expire_rows=1))
+
+
+def joined(ids: Mapping[str, int], vocabulary: Vocabulary) -> dict[str, int]:
+    """All ids of a dictionary and of a vocabulary that has grown beside it.
+
+    Raises:
+        VocabularyError: It has grown beside another one.
+    """
+    first = max(ids.values()) + 1
+    if first != vocabulary.free_ids[0]:
+        raise VocabularyError(
+            f"the dictionary's ids end with {first - 1}, those of the checkpoint's vocabulary "
+            f"begin with {vocabulary.free_ids[0]}: it has grown beside another dictionary"
+        )
+    return {**ids, **dict(vocabulary.items())}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Writes the dictionary; returns 0, or 1 after an error, which is logged."""
+    arguments = parse_args(argv)
+    configure_logging()
+    try:
+        vocabulary = load_vocabulary(arguments.ckpt, arguments.ckpt_prefix)
+        ids = joined(load_ids(arguments.map_dict), vocabulary)
+        atomic_write_bytes(arguments.output, pickle.dumps(ids, protocol=4))
+    except EXPECTED_ERRORS as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        keep_modules_until_exit()
+    logger.info("%s: %d ids, %d of them grown", arguments.output, len(ids), len(vocabulary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

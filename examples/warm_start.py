@@ -1,0 +1,173 @@
+"""Trains a model on the rows of a file and leaves a checkpoint for online_train.py to begin with.
+
+    python examples/warm_start.py --data day_0.tsv --config_path examples/adaptive.yaml \
+        --ckpt_path ./warm --batch_size 100
+    python online_train.py --config_path examples/adaptive.yaml --init_ckpt ./warm/<printed name>
+
+A stream's first rows are scored badly by a model that has seen nothing. The rows from which the
+dictionaries are made are there before the stream begins: one pass over them gives the weights a
+start, and the growing vocabulary with them. Neither a broker nor an engine is needed.
+
+Any other flag is one of online_train.py, whose --help explains it; model, vocabulary, seed,
+ckpt_path and ckpt_prefix are those that count here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import mindspore as ms
+from tqdm import tqdm
+
+from src.checkpoint import CheckpointError, CheckpointStore, Unit
+from src.config import Config, ConfigError, load_config
+from src.consume import FeatureBuilder
+from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
+from src.exit_repair import keep_modules_until_exit
+from src.growth import Growth
+from src.logs import configure_logging
+from src.position import Position
+from src.row_file import RowFileError, batches_of_file
+from src.row_reset import RowReset
+from src.train import build_network, choose_device, growth_of, model_shape
+from src.vocabulary import VocabularyError
+from src.wide_and_deep import TrainStepWrap
+
+logger = logging.getLogger("warm_start")
+
+
+class WarmStartError(RuntimeError):
+    """There is nothing to train on; one line says why."""
+
+
+EXPECTED_ERRORS = (
+    WarmStartError,
+    CheckpointError,
+    ConfigError,
+    DictionaryError,
+    RowFileError,
+    VocabularyError,
+    OSError,
+)
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> tuple[argparse.Namespace, Config]:
+    """Reads the flags, and what online_train.py makes of the others.
+
+    Raises:
+        ConfigError: online_train.py would refuse one of its flags.
+    """
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="warm_start.py --data FILE [flags] [flags of online_train.py]",
+        allow_abbrev=False,
+    )
+    flag = parser.add_argument
+    flag("--data", type=Path, required=True, help="a Criteo file, label first, no header")
+    flag("--rows", type=int, help="the most rows to train on; all unless given")
+    flag("--epochs", type=int, default=1, help="passes over them (1)")
+    flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
+    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each")
+    flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    arguments, others = parser.parse_known_args(argv)
+    for name in ("rows", "epochs"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:
+            parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
+    return arguments, load_config(others)
+
+
+def warm_start(
+    config: Config, dictionaries: Dictionaries, data: Path, rows: Optional[int], epochs: int
+) -> Unit:
+    """Trains and saves.
+
+    Args:
+        config: Model, vocabulary, seed and where the checkpoint goes.
+        dictionaries: What ids are made with.
+        data: The file.
+        rows: The most lines to read of it, None for all.
+        epochs: Passes over them.
+
+    Returns:
+        The checkpoint; its position is empty, for no topic was read.
+
+    Raises:
+        WarmStartError: There is not one batch.
+        CheckpointError, DictionaryError, RowFileError, VocabularyError, OSError: As they say.
+    """
+    features = FeatureBuilder(dictionaries, config.dense_transform, config.vocab_size)
+    ms.set_seed(config.seed)
+    network = build_network(config)
+    network.set_train()
+    growth = growth_of(config, None)
+    steps = 0
+    for epoch in range(epochs):
+        steps += _train(network, features, growth, config.batch_size, data, rows, epoch)
+    if not steps:
+        raise WarmStartError(f"{data} has no {config.batch_size} good rows, as a batch takes")
+    store = CheckpointStore(
+        Path(config.ckpt_path), config.ckpt_prefix, keep_max=config.keep_checkpoint_max
+    )
+    return store.save(
+        *(network, steps, Position({}), "", features.fingerprint, model_shape(config)),
+        vocabulary=growth.dump() if growth is not None else b"",
+    )
+
+
+def _train(
+    network: TrainStepWrap,
+    features: FeatureBuilder,
+    growth: Optional[Growth],
+    batch_size: int,
+    data: Path,
+    rows: Optional[int],
+    epoch: int,
+) -> int:
+    """One pass over the rows; returns the steps."""
+    reset = RowReset(network.row_state())
+    steps = 0
+    with tqdm(desc=f"epoch {epoch + 1}", unit=" rows", disable=None) as progress:
+        for batch in batches_of_file(data, features, batch_size, growth, limit=rows):
+            losses = network(*map(ms.Tensor, (batch.ids, batch.weights, batch.labels)))
+            if growth is not None and batch.change is not None:
+                growth.follow(batch.change, reset)
+            steps += 1
+            progress.update(batch_size)
+            if steps % 10 == 0:
+                progress.set_postfix(wide_loss=float(losses[0].asnumpy()))
+    return steps
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Trains on a file; returns 0, or 1 after an error, which is logged."""
+    configure_logging()
+    try:
+        arguments, config = parse_args(argv)
+        ms.set_context(mode=ms.GRAPH_MODE, device_target=choose_device(config.device_target))
+        dictionaries = load_dictionaries(
+            *(arguments.max_dict, arguments.min_dict, arguments.map_dict), config.vocab_size
+        )
+        unit = warm_start(config, dictionaries, arguments.data, arguments.rows, arguments.epochs)
+    except EXPECTED_ERRORS as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        keep_modules_until_exit()
+    logger.info("trained %d steps", unit.step)
+    print(unit.path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
