@@ -361,6 +361,10 @@ class WindowAssembler:
         return letters
 
 
+class OtherRanks(RuntimeError):  # noqa: N818
+    """The trainer has another number of ranks than this consumer has shards."""
+
+
 class SessionFollower:
     """Looks at the group's commit once a second for a trainer that has (re)started."""
 
@@ -417,6 +421,7 @@ def consume(
         SourceError: The broker stayed away for too long.
         ChannelError: The channel did.
         BrokenFeedError: Too many of the last rows are bad.
+        OtherRanks: The trainer has another number of ranks than there are shards.
         WritingStopped: The flag was set while bad rows were being written.
     """
     follower = SessionFollower(source, first.session, time.monotonic)
@@ -430,6 +435,7 @@ def consume(
     while not flag.is_set():
         if follower.has_news():
             commit = follower.news()
+            check_ranks(commit, sender.num_shards)
             logger.info("trainer session %d: back to %s", commit.session, commit.position)
             assembler.begin(commit)
         sender.check()  # with nothing to send it would not notice that the queue is gone
@@ -444,6 +450,19 @@ def consume(
         if time.monotonic() - status_at >= STATUS_SECONDS:
             status_at = time.monotonic()
             logger.info("%s, %d rows waiting", describe(counts), source.waiting())
+
+
+def check_ranks(commit: Commit, num_shards: int) -> None:
+    """Refuses a trainer that would not read all the shards, or would wait for more.
+
+    Raises:
+        OtherRanks: Names both numbers.
+    """
+    if commit.ranks not in (0, num_shards):
+        raise OtherRanks(
+            f"trainer session {commit.session} has {commit.ranks} rank(s), this consumer was "
+            f"started with --num_shards={num_shards}: both must be equal"
+        )
 
 
 def describe(counts: ConsumerCounts) -> str:

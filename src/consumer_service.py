@@ -18,6 +18,7 @@ from src.consume import (
     BadRowKeeper,
     ConsumerCounts,
     FeatureBuilder,
+    OtherRanks,
     WindowAssembler,
     consume,
     describe,
@@ -39,6 +40,7 @@ EXPECTED_ERRORS = (
     ChannelError,
     DictionaryError,
     ExpositionError,
+    OtherRanks,
     SourceError,
     ValueError,
 )

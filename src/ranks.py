@@ -24,13 +24,11 @@ from mindspore.communication import get_group_size, get_rank, init
 
 from src.arrays import Array
 from src.pulse import Pulse, pulse_from
-from src.role import Placement, RankError, Role
+from src.role import MEETING_VARIABLE, Placement, RankError, Role
 
 logger = logging.getLogger(__name__)
 
-MEETING_VARIABLE = "ONLINE_TRAIN_MEETING_SECONDS"
 MEETING_SECONDS = 600
-NOT_MET_EXIT_CODE = 75  # sysexits.h: a temporary failure, worth another try
 CHUNK_FLOATS = 1 << 20
 
 

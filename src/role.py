@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 # MindSpore takes a process that has these for one of MPI's, whose collectives are for GPUs only.
 MPI_MARKS = ("OMPI_COMMAND", "PMIX_RANK")
+INDEX_VARIABLE = "ONLINE_TRAIN_INDEX"
+MEETING_VARIABLE = "ONLINE_TRAIN_MEETING_SECONDS"
+NOT_MET_EXIT_CODE = 75  # sysexits.h: a temporary failure, worth another try
 
 
 class RankError(RuntimeError):
@@ -58,7 +61,7 @@ def placement_of(environment: Mapping[str, str]) -> Placement:
         size = _number(environment, "MS_WORKER_NUM", least=1)
         if role == "MS_SCHED":
             return Placement(Role.SCHEDULER, size)
-        return Placement(Role.WORKER, size, _number(environment, "MS_NODE_ID", default=0))
+        return Placement(Role.WORKER, size, _number(environment, INDEX_VARIABLE, default=0))
     if role:
         raise RankError(f"MS_ROLE is {role}, but must be MS_SCHED or MS_WORKER")
     if "OMPI_COMM_WORLD_SIZE" in environment:
@@ -88,7 +91,7 @@ def map_mpi_to_dynamic_network(
         environment.pop(name, None)
     environment["MS_ROLE"] = "MS_WORKER"
     environment["MS_WORKER_NUM"] = str(placement.size)
-    environment["MS_NODE_ID"] = str(placement.index)
+    environment[INDEX_VARIABLE] = str(placement.index)
     return Placement(Role.WORKER, placement.size, placement.index)
 
 

@@ -88,13 +88,13 @@ def choose_device(device_target: str) -> str:
     return "GPU"
 
 
-def build_network(config: Config, ranks: Ranks) -> TrainStepWrap:
-    """The training step of Wide&Deep as the configuration describes it."""
+def build_network(config: Config, rank: int = 0, size: int = 1) -> TrainStepWrap:
+    """The training step of Wide&Deep as the configuration describes it, for one of some ranks."""
     model_config = model_config_of(config)
     if config.use_mixed_precision and not computes_in_float16(model_config):
         logger.info("use_mixed_precision: the CPU computes in float32 all the same")
     network = NetWithLossClass(WideDeepModel(model_config), model_config)
-    return TrainStepWrap(network, model_config, rank=ranks.rank, size=ranks.size)
+    return TrainStepWrap(network, model_config, rank=rank, size=size)
 
 
 def model_config_of(config: Config) -> ModelConfig:
@@ -373,7 +373,7 @@ class Trainer:
     def _build(self, opened: Optional[Opened]) -> TrainStepWrap:
         """The network, with equal weights and optimizer state on all ranks."""
         ms.set_seed(self._config.seed)
-        network = build_network(self._config, self._ranks)
+        network = build_network(self._config, self._ranks.rank, self._ranks.size)
         network.set_train()
         if opened is not None and opened.origin is not None:
             self._store.restore(opened.origin, network)

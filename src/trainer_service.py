@@ -16,8 +16,8 @@ from src.exposition import ExpositionError
 from src.kafka_source import SourceError
 from src.line_file import OutputError
 from src.position import GapError
-from src.ranks import NOT_MET_EXIT_CODE, meet, serve_as_scheduler
-from src.role import Placement, RankError, Role, cpu_is_meant
+from src.ranks import meet, serve_as_scheduler
+from src.role import NOT_MET_EXIT_CODE, Placement, RankError, Role, cpu_is_meant
 from src.stop import StopFlag
 from src.train import Trainer, TrainError, choose_device
 

@@ -54,7 +54,10 @@ def test_reading_again_starts_at_the_newest_durable_position_under_a_new_number(
     session.commit(Position({0: 40}))
     again = session.read_again()
     assert again != first
-    assert group.commits[1:] == [Commit(Position({0: 40}), first), Commit(Position({0: 40}), again)]
+    assert group.commits[1:] == [
+        Commit(Position({0: 40}), first, 1),
+        Commit(Position({0: 40}), again, 1),
+    ]
 
 
 def test_commits_after_reading_again_go_by_the_new_number() -> None:
@@ -62,4 +65,4 @@ def test_commits_after_reading_again_go_by_the_new_number() -> None:
     session = session_of(group, Position({0: 0}))
     again = session.read_again()
     session.commit(Position({0: 80}))
-    assert group.commits[-1] == Commit(Position({0: 80}), again)
+    assert group.commits[-1] == Commit(Position({0: 80}), again, 1)

@@ -1,0 +1,73 @@
+"""The output of the processes of a launch: prefixed lines here, and one log for each of them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from pathlib import Path
+from typing import IO, TextIO
+
+from src.line_file import LineFile
+
+TAIL_LINES = 12
+# What ``mpirun --tag-output`` puts before each line of a rank's.
+TAG = re.compile(r"\[\d+,(\d+)\]<std(?:out|err)>: ?(.*)", re.DOTALL)
+
+
+class RankOutput:
+    """Takes lines; each goes to its process's log, and on with the process's name before it.
+
+    Args:
+        folder: Where the logs are; made where it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._logs: dict[str, LineFile] = {}
+        self._tails: dict[str, deque[str]] = {}
+
+    def log_path(self, name: str) -> Path:
+        """Where a process's lines go."""
+        return self._folder / f"{name.replace(' ', '_')}.log"
+
+    def take(self, name: str, line: str, to: TextIO) -> None:
+        """Takes a line of a process."""
+        with self._lock:
+            if name not in self._logs:
+                self._logs[name] = LineFile(str(self.log_path(name)))
+                self._tails[name] = deque(maxlen=TAIL_LINES)
+            self._logs[name].append(line)
+            if line.strip():
+                self._tails[name].append(line)
+            print(f"[{name}] {line}", file=to, flush=True)
+
+    def tail(self, name: str) -> list[str]:
+        """A process's last lines in this launch."""
+        with self._lock:
+            return list(self._tails.get(name, ()))
+
+    def follow(self, name: str, pipe: IO[bytes], to: TextIO) -> threading.Thread:
+        """Starts a thread that takes a pipe's lines; those that mpirun has tagged are a worker's."""
+
+        def read() -> None:
+            with pipe:
+                for data in pipe:
+                    line = data.decode(errors="replace").rstrip("\n")
+                    tagged = TAG.fullmatch(line)
+                    if tagged:
+                        self.take(f"worker {tagged[1]}", tagged[2], to)
+                    else:
+                        self.take(name, line, to)
+
+        thread = threading.Thread(target=read, name=f"output of {name}", daemon=True)
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        """Closes the logs."""
+        with self._lock:
+            for log in self._logs.values():
+                log.close()
