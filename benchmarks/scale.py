@@ -29,8 +29,9 @@ from benchmarks.child import run_in_child
 from benchmarks.report import machine
 from benchmarks.scale_points import SERIES, Point
 from benchmarks.settings import Settings
-from examples.local_services import ROOT, KafkaService, ServiceError, free_port
+from examples.local_services import ROOT, KafkaService, ServiceError
 from src.logs import configure_logging
+from src.ports import free_port
 
 logger = logging.getLogger("benchmarks.scale")
 

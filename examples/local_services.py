@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import logging
 import os
-import random
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -38,6 +35,12 @@ from types import TracebackType
 from typing import Callable, NamedTuple
 
 import psutil
+
+if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.orphans import ended_with_parent
+from src.ports import free_port, listening_ports
 
 LOGGER = logging.getLogger(__name__)
 
@@ -79,30 +82,6 @@ class ProcessId(NamedTuple):
             return None
 
 
-def listening_ports() -> set[int]:
-    """Returns the TCP ports on which some process of this machine listens, without connecting."""
-    listen_state = "0A"
-    ports: set[int] = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(FileNotFoundError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                _, local_address, _, state = line.split()[:4]
-                if state == listen_state:
-                    ports.add(int(local_address.rsplit(":", 1)[1], 16))
-    return ports
-
-
-def free_port() -> int:
-    """Returns a port nobody uses, out of the reach of the engine and of outgoing connections."""
-    for port in random.SystemRandom().sample(range(10_000, 20_000), 100):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((HOST, port))
-                return port
-    raise ServiceError("no free port between 10000 and 20000")
-
-
 def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 0.1) -> bool:
     """Polls ``condition`` for up to ``timeout`` seconds; returns whether it came true."""
     deadline = time.monotonic() + timeout
@@ -111,23 +90,6 @@ def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 
             return False
         time.sleep(interval)
     return True
-
-
-def _killed_with_parent() -> Callable[[], None]:
-    """Makes a function for a child to call before exec, so that it dies with this process.
-
-    Linux sends the signal when the *thread* that started the child ends, so long-lived children
-    have to be started from the main thread.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded here: nothing may be loaded after the fork
-    parent, pr_set_pdeathsig = os.getpid(), 1
-
-    def before_exec() -> None:
-        libc.prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent died before the line above
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return before_exec
 
 
 def _last_lines(path: Path, count: int = 15) -> str:
@@ -345,7 +307,7 @@ class KafkaService:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal is for us, we stop it orderly
-                preexec_fn=None if self.detached else _killed_with_parent(),
+                preexec_fn=None if self.detached else ended_with_parent(),
             )
 
     def _wait_until_it_answers(self) -> None:

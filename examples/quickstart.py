@@ -2,6 +2,7 @@
 
     python examples/quickstart.py
     python examples/quickstart.py --data FILE --batch_size 50
+    python examples/quickstart.py --ranks 2 --launcher mpirun
 
 It starts Apache Kafka and the yr engine unless they are there, makes a topic, rows and
 dictionaries, runs consumer.py, online_train.py and producer.py in processes of their own, shows
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -48,13 +48,14 @@ from examples.local_services import (
     EngineService,
     KafkaService,
     ServiceError,
-    listening_ports,
 )
 from examples.make_sample import write_sample
 from examples.process_data import DataError, Processed, process
 from src.config import Config, ConfigError, load_config
 from src.dictionaries import DictionaryError
 from src.logs import configure_logging
+from src.orphans import ended_with_parent
+from src.ports import free_port, listening_ports
 from src.stop import StopFlag, stop_on_signals
 from src.topic import TopicError, ensure_topic
 
@@ -66,6 +67,7 @@ DATA_HISTORY_ROWS = 5_000
 WARM_START_EPOCHS = 1
 MEAN_STEPS = 10  # one step's loss is noise
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
+LAUNCHERS = {"network": "run_dist_online_train.sh", "mpirun": "mpirun_dist_online_train.sh"}
 RUN_NAME = re.compile(r"demo_[0-9a-f]{8}")
 
 # Waits, in seconds.
@@ -75,6 +77,7 @@ STOP_SECONDS = 60.0  # the trainer may be writing a checkpoint
 PROGRESS_SECONDS = 10.0
 
 LOSS_LINE = re.compile(r"epoch: 1, step: \d+, wide_loss: (\S+), deep_loss: (\S+)")
+RANK_PREFIX = re.compile(r"\[worker \d+\] ")
 MET = re.compile(r"trainer session \d+: back to")
 PRODUCED = re.compile(r"produced (\d+) rows")
 CONSUMED = re.compile(r"consumed (\d+) windows, \d+ rows, (\d+) bad rows")
@@ -104,7 +107,7 @@ class Script:
     process is killed, it is told to stop.
 
     Args:
-        name: Which script, without ".py".
+        name: Which script: a launcher's ``*.sh``, or a Python script without ".py".
         flags: Its flags.
         log_path: File for its stderr, and its stdout unless that is wanted line by line.
         on_line: Called in a thread of its own with each line of stdout.
@@ -123,13 +126,13 @@ class Script:
         self.log_path = log_path
         with open(log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / f"{name}.py"), *flags],
+                [*_command(name), *flags],
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if on_line else log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_stopped_with_parent(),
+                preexec_fn=ended_with_parent(signal.SIGTERM),
             )
         self._reader = threading.Thread(target=self._read, args=(on_line,), daemon=True)
         self._reader.start()
@@ -173,20 +176,11 @@ class Script:
                 on_line(line.decode(errors="replace").rstrip("\n"))
 
 
-def _stopped_with_parent() -> Callable[[], None]:
-    """Makes a function for a child to call before exec: SIGTERM reaches it when this process dies.
-
-    Linux sends the signal when the *thread* that started the child ends: only the main thread may.
-    """
-    libc = ctypes.CDLL(None)  # loaded here: nothing may be loaded after the fork
-    parent, pr_set_pdeathsig = os.getpid(), 1
-
-    def before_exec() -> None:
-        libc.prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if os.getppid() != parent:  # the parent died before the line above
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return before_exec
+def _command(name: str) -> list[str]:
+    """How a script is run: a launcher by bash, else by this Python."""
+    if name.endswith(".sh"):
+        return ["bash", str(ROOT / name)]
+    return [sys.executable, str(ROOT / f"{name}.py")]
 
 
 # --- what to run ---------------------------------------------------------------------------------
@@ -202,6 +196,8 @@ class Plan:
         rows: Rows to stream; None for the default.
         steps: Steps to train; None for all rows.
         warm_start_epochs: Passes over the history before the stream.
+        ranks: Over how many ranks it is trained.
+        launcher: Which script starts them, where there are several.
         work_dir: Folder for rows, dictionaries, logs and the broker's data.
         trainer_flags: Flags of online_train.py, the run's own names first.
         config: What online_train.py will make of them.
@@ -212,9 +208,16 @@ class Plan:
     rows: Optional[int]
     steps: Optional[int]
     warm_start_epochs: int
+    ranks: int
+    launcher: str
     work_dir: Path
     trainer_flags: Sequence[str]
     config: Config
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of a step, over all ranks."""
+        return self.config.batch_size * self.ranks
 
     @property
     def topic_is_ours(self) -> bool:
@@ -278,6 +281,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> Plan:
         metavar="N",
         help=f"steps to train ({SAMPLE_STEPS}; with --data or --rows as many as the rows give)",
     )
+    flag("--ranks", type=int, default=1, metavar="N", help="ranks to train on, on this machine (1)")
+    flag(
+        "--launcher",
+        choices=sorted(LAUNCHERS),
+        default="network",
+        help="what starts several ranks: MindSpore's dynamic networking or MPI (network)",
+    )
     flag(
         "--work_dir",
         type=Path,
@@ -286,7 +296,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> Plan:
         help="folder of rows, dictionaries, logs and Kafka's data (build/demo)",
     )
     arguments, others = parser.parse_known_args(argv)
-    for name in ("history_rows", "rows", "steps"):
+    for name in ("history_rows", "rows", "steps", "ranks"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             parser.error(f"--{name} must be positive, not {value}")
@@ -304,7 +314,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> Plan:
         parser.error(f"--warm_start_epochs must not be negative, not {epochs}")
     steps = arguments.steps or config.max_steps or None
     names = (arguments.data, arguments.history_rows, arguments.rows, steps, epochs)
-    return Plan(*names, arguments.work_dir.resolve(), trainer_flags, config)
+    launch = (arguments.ranks, arguments.launcher)
+    return Plan(*names, *launch, arguments.work_dir.resolve(), trainer_flags, config)
 
 
 def prepare(plan: Plan) -> Stream:
@@ -318,7 +329,7 @@ def prepare(plan: Plan) -> Stream:
     files = [plan.work_dir / "output1.tsv", plan.work_dir / "output2.tsv"]
     if plan.data is None:
         history_rows = plan.history_rows or SAMPLE_HISTORY_ROWS
-        rows = plan.rows or (plan.steps or SAMPLE_STEPS) * plan.config.batch_size
+        rows = plan.rows or (plan.steps or SAMPLE_STEPS) * plan.rows_per_step
         history = plan.work_dir / "history.tsv"
         write_sample([history], history_rows, show_progress=True)
         write_sample(files, rows, start_row=history_rows, show_progress=True)
@@ -326,11 +337,11 @@ def prepare(plan: Plan) -> Stream:
         history = plan.data
         history_rows = plan.history_rows or _default_history_rows(plan.data)
         rows = split_rows(plan.data, history_rows, plan.rows, files)
-    steps = plan.steps or rows // plan.config.batch_size
-    if rows < max(steps, 1) * plan.config.batch_size:
+    steps = plan.steps or rows // plan.rows_per_step
+    if rows < max(steps, 1) * plan.rows_per_step:
         raise DemoError(
             f"{rows} rows to stream are too few for {max(steps, 1)} steps of "
-            f"{plan.config.batch_size} rows"
+            f"{plan.rows_per_step} rows"
         )
     made = process(
         *([history], plan.work_dir),
@@ -398,7 +409,7 @@ class LossLines:
     def take(self, line: str) -> None:
         """Shows a line and remembers what it says."""
         print(line, flush=True)
-        match = LOSS_LINE.fullmatch(line)
+        match = LOSS_LINE.fullmatch(RANK_PREFIX.sub("", line))
         if match is None:
             return
         self.last_at = time.monotonic()
@@ -509,6 +520,7 @@ class Demo:
             *self._shared("topic", "group_id", "reconnect_seconds"),
             *self._shared("vocab_size", "dense_transform", "admit_count"),
             *self._dictionaries(),
+            f"--num_shards={self._plan.ranks}",
             f"--profile={self._stream.made.profile}",
         )
 
@@ -518,8 +530,17 @@ class Demo:
 
     def _start_trainer(self, init_ckpt: Sequence[str]) -> Script:
         remove_earlier_demos(Path(self._plan.config.ckpt_path))
-        flags = [*self._plan.trainer_flags, *init_ckpt, f"--max_steps={self._stream.steps}"]
-        return self._start("online_train", *flags, on_line=self._lines.take)
+        plan = self._plan
+        flags = [*plan.trainer_flags, *init_ckpt, f"--max_steps={self._stream.steps}"]
+        if plan.ranks == 1:
+            return self._start("online_train", *flags, on_line=self._lines.take)
+        address, logs = plan.config.address, plan.work_dir / "ranks"
+        scheduler = [address, str(free_port())] if plan.launcher == "network" else []
+        return self._start(
+            LAUNCHERS[plan.launcher],
+            *(str(plan.ranks), *scheduler, address, f"--logs={logs}", "--", *flags),
+            on_line=self._lines.take,
+        )
 
     def _start_producer(self) -> Script:
         logger.info("producing %d rows", self._stream.rows)
@@ -576,10 +597,14 @@ class Demo:
         bad = f" and {consumed[2]} bad rows" if consumed[2] != "0" else ""
         return (
             f"produced {produced[1]} rows, consumed {consumed[1]} windows{bad}, "
-            f"trained {trained[2]} rows in {trained[1]} steps "
-            f"at {self._lines.rows_per_second(self._plan.config.batch_size):.0f} rows/s; "
+            f"trained {trained[2]} rows in {trained[1]} steps {self._on_ranks()}"
+            f"at {self._lines.rows_per_second(self._plan.rows_per_step):.0f} rows/s; "
             f"{self._lines.sum_up()}; progressive {scored[1]}; checkpoint {saved[1]}"
         )
+
+    def _on_ranks(self) -> str:
+        plan = self._plan
+        return f"on {plan.ranks} ranks by {LAUNCHERS[plan.launcher]} " if plan.ranks > 1 else ""
 
 
 def _failure(script: Script) -> DemoError:

@@ -8,33 +8,42 @@ import socket
 from pathlib import Path
 
 LISTENING = "0A"
-CHOICE = range(20_000, 30_000)  # out of the reach of the engine and of outgoing connections
+CHOICE = range(10_000, 20_000)  # out of the reach of the engine and of outgoing connections
 
 
-def is_listening(port: int) -> bool:
-    """Whether some process of this machine listens on a port; it is not connected to.
+def listening_ports() -> set[int]:
+    """The ports on which some process of this machine listens; none is connected to.
 
     MindSpore's scheduler takes a connection that says nothing for a worker that has gone.
     """
+    ports: set[int] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError):
             for line in Path(table).read_text().splitlines()[1:]:
-                _, local, _, state = line.split()[:4]
-                if state == LISTENING and int(local.rsplit(":", 1)[1], 16) == port:
-                    return True
-    return False
+                _, local_address, _, state = line.split()[:4]
+                if state == LISTENING:
+                    ports.add(int(local_address.rsplit(":", 1)[1], 16))
+    return ports
+
+
+def is_listening(port: int) -> bool:
+    """Whether some process of this machine listens on a port."""
+    return port in listening_ports()
 
 
 def free_port() -> int:
-    """A port on which nobody listens.
+    """A port that nobody uses.
 
     Raises:
         OSError: There is none.
     """
     for port in random.SystemRandom().sample(CHOICE, 100):
-        if not is_listening(port):
-            return port
-    raise OSError("no free port")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("", port))
+                return port
+    raise OSError(f"no free port between {CHOICE.start} and {CHOICE.stop}")
 
 
 def is_local(address: str) -> bool:

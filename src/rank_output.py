@@ -50,7 +50,7 @@ class RankOutput:
             return list(self._tails.get(name, ()))
 
     def follow(self, name: str, pipe: IO[bytes], to: TextIO) -> threading.Thread:
-        """Starts a thread that takes a pipe's lines; those that mpirun has tagged are a worker's."""
+        """Starts a thread that takes a pipe's lines; those tagged by mpirun are a worker's."""
 
         def read() -> None:
             with pipe:

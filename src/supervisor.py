@@ -228,9 +228,10 @@ class Supervisor:
         if not running:
             return None
         scheduler = self._scheduler
+        # It may be the first to see that all have left.
         if scheduler is not None and scheduler.ended_at is not None:
-            # It may be the first to see that all have left.
-            if scheduler.code or now - scheduler.ended_at > END_SECONDS:
+            patience = 0.0 if scheduler.code else END_SECONDS
+            if now - scheduler.ended_at >= patience:
                 return f"the scheduler has ended ({describe(scheduler.code)})"
         ended = [rank.ended_at for rank in self._ranks if rank.ended_at is not None]
         if ended and now - min(ended) > STRAGGLER_SECONDS:

@@ -10,7 +10,8 @@ from typing import Protocol
 import pytest
 from kafka import KafkaAdminClient
 
-from examples.local_services import EngineService, KafkaService, engine_processes, free_port
+from examples.local_services import EngineService, KafkaService, engine_processes
+from src.ports import free_port
 from tests.integration.crashes import HEADER, OUTCOMES
 
 

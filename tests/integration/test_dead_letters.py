@@ -17,7 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 import consumer
 from examples.dead_letters import main
-from examples.local_services import KafkaService, free_port
+from examples.local_services import KafkaService
 from src import consumer_service, partition_reader, produce, replay
 from src.arrays import Array
 from src.bad_rows import BadRowGuard
@@ -31,6 +31,7 @@ from src.dead_letters import (
     read_letters,
 )
 from src.kafka_source import SourceError
+from src.ports import free_port
 from src.position import Position
 from src.produce import ProduceError, ProduceOptions, next_row, produce_file
 from src.replay import Correction

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from examples.local_services import KafkaService, free_port
+from examples.local_services import KafkaService
 from src.kafka_source import RowSource, SourceError
+from src.ports import free_port
 from src.position import Commit, Position
 from src.topic import ensure_topic
 from tests.integration.conftest import TopicFactory

@@ -23,10 +23,9 @@ from examples.local_services import (
     broker_answers,
     engine_is_running,
     engine_processes,
-    free_port,
-    listening_ports,
     wait_until,
 )
+from src.ports import free_port, listening_ports
 from tests.integration.conftest import TopicFactory
 
 

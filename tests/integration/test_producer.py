@@ -15,9 +15,10 @@ from typing import Optional
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from examples.local_services import KafkaService, free_port, wait_until
+from examples.local_services import KafkaService, wait_until
 from examples.quickstart import Script
 from src.criteo import COLUMNS
+from src.ports import free_port
 from src.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 from tests.integration.pipeline import assert_ends, assert_nothing_left, assert_stops, sample_files

@@ -13,17 +13,10 @@ import psutil
 import pytest
 from kafka import KafkaAdminClient
 
-from examples.local_services import (
-    ROOT,
-    EngineService,
-    KafkaService,
-    engine_processes,
-    free_port,
-    listening_ports,
-    wait_until,
-)
+from examples.local_services import ROOT, EngineService, KafkaService, engine_processes, wait_until
 from examples.make_sample import write_sample
 from examples.quickstart import parse_args, prepare, remove_earlier_demos, split_rows
+from src.ports import free_port, listening_ports
 from tests.integration.pipeline import BATCH_SIZE, LONG, LOSS_LINE, SMALL_MODEL
 
 SUMMARY = re.compile(

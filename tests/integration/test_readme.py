@@ -39,12 +39,12 @@ from examples.local_services import (
     EngineService,
     broker_answers,
     engine_is_running,
-    free_port,
     stop_engine,
     wait_until,
 )
 from examples.make_sample import write_sample
 from src.config import read_defaults
+from src.ports import free_port
 from tests.integration.pipeline import LONG, LOSS_LINE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

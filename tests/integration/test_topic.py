@@ -9,7 +9,8 @@ import pytest
 from kafka import KafkaConsumer
 
 import kafka_client
-from examples.local_services import KafkaService, free_port
+from examples.local_services import KafkaService
+from src.ports import free_port
 from src.topic import TopicError, ensure_topic
 
 
