@@ -109,31 +109,37 @@ class Ranks:
 
     def differing(self, network: nn.Cell) -> dict[str, list[int]]:
         """Parameters that are not equal on all ranks, by name, with the ranks unlike rank 0."""
-        parameters = list(network.get_parameters())
-        sums = [crc32c(np.ascontiguousarray(p.asnumpy()).data) for p in parameters]
-        found = self.gather(_halves(np.array(sums, np.uint32).tobytes()))
-        unlike = (found != found[0]).reshape(self.size, len(parameters), 2).any(axis=2)
+        return self._unlike(network, checksums(network))
+
+    def _unlike(self, network: nn.Cell, sums: Array) -> dict[str, list[int]]:
+        found = self.gather(_halves(sums.tobytes()))
+        unlike = (found != found[0]).reshape(self.size, len(sums), 2).any(axis=2)
         return {
             parameter.name: np.flatnonzero(unlike[:, number]).tolist()
-            for number, parameter in enumerate(parameters)
+            for number, parameter in enumerate(network.get_parameters())
             if unlike[:, number].any()
         }
 
     def verify_equal(self, network: nn.Cell) -> None:
-        """Compares a checksum of every parameter's bits across the ranks.
+        """Compares a checksum of every parameter's bits across the ranks, and logs one of all.
 
         Raises:
             RankError: Names the ranks that are unlike rank 0, and in what.
         """
         if self.alone:
             return
-        differing = self.differing(network)
+        sums = checksums(network)
+        differing = self._unlike(network, sums)
         if differing:
             ranks = sorted({rank for unlike in differing.values() for rank in unlike})
             raise RankError(
                 f"rank {', '.join(map(str, ranks))} differs from rank 0 in "
                 f"{_some(list(differing))}: the ranks no longer train one model"
             )
+        logger.info(
+            "the %d ranks hold equal weights, checksum %08x",
+            *(self.size, crc32c(sums.tobytes())),
+        )
 
     def make_equal(self, network: nn.Cell) -> int:
         """Gives all ranks rank 0's parameters, bit by bit, where they differ, and verifies it.
@@ -165,6 +171,13 @@ class Ranks:
             part = data[begin : begin + size] if self.is_first else bytes(size)
             parts.append(_bytes(self.sum(_halves(part + bytes(size % 2))))[:size])
         return b"".join(parts)
+
+
+def checksums(network: nn.Cell) -> Array:
+    """uint32[parameters]: the CRC-32C of each parameter's bits."""
+    parameters = network.get_parameters()
+    sums = [crc32c(np.ascontiguousarray(p.asnumpy()).data) for p in parameters]
+    return np.array(sums, np.uint32)
 
 
 def first_line(error: BaseException) -> str:
