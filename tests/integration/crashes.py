@@ -7,7 +7,8 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -15,11 +16,19 @@ from typing import Optional
 import mindspore as ms
 import pytest
 
-from examples.local_services import wait_until
+from examples.local_services import EngineService, KafkaService, wait_until
 from examples.quickstart import Script
 from src.arrays import Array
 from src.kafka_source import RowSource
-from tests.integration.pipeline import BATCH_SIZE, LONG, AuditedRows, Pipeline
+from tests.integration.pipeline import (
+    BATCH_SIZE,
+    LONG,
+    AuditedRows,
+    DictionaryFiles,
+    Pipeline,
+    assert_ends,
+    sample_files,
+)
 
 STEPS = 400
 ROWS = STEPS * BATCH_SIZE
@@ -65,6 +74,41 @@ HEADER = (
     f"{'scenario':<22} {'kills':>5} {'rows lost':>9} {'rows doubled':>12} "
     f"{'steps redone':>12} {'weights equal':>13}"
 )
+
+
+class Stage:
+    """The filled topic, and pipelines on it.
+
+    Attributes:
+        topic: Holds the rows, in two partitions.
+        reference: The weights of an undisturbed run; set by the fixture.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kafka: KafkaService,
+        engine: EngineService,
+        made: DictionaryFiles,
+        rows: int = ROWS,
+    ) -> None:
+        self.folder = folder
+        self.kafka = kafka
+        self.engine = engine
+        self.dictionaries = made
+        self.reference: Weights = {}
+        with Pipeline(folder, kafka.bootstrap_servers, made, 2) as pipeline:
+            self.topic = pipeline.topic
+            assert_ends(pipeline.producer(sample_files(folder, rows, 2)))
+
+    @contextmanager
+    def pipeline(self, name: str, topic: str = "") -> Iterator[Pipeline]:
+        """Scripts of a group and a folder of their own, on the filled topic or another one."""
+        folder = self.folder / name
+        folder.mkdir()
+        servers = self.kafka.bootstrap_servers
+        with Pipeline(folder, servers, self.dictionaries, 2, topic or self.topic) as pipeline:
+            yield pipeline
 
 
 def step_reached(pipeline: Pipeline) -> int:
@@ -126,9 +170,9 @@ def committed_rows(pipeline: Pipeline, bootstrap_servers: str) -> int:
     return sum(commit.position.offsets.values()) if commit else 0
 
 
-def final_weights(folder: Path) -> Weights:
+def final_weights(folder: Path, step: int = STEPS) -> Weights:
     """Every parameter of the checkpoint of the last step, as stored."""
-    loaded = ms.load_checkpoint(str(folder / "ckpt" / f"widedeep_train-1_{STEPS}.ckpt"))
+    loaded = ms.load_checkpoint(str(folder / "ckpt" / f"widedeep_train-1_{step}.ckpt"))
     return {name: parameter.asnumpy() for name, parameter in loaded.items()}
 
 

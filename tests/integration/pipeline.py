@@ -17,11 +17,12 @@ from typing import Optional
 import psutil
 import pytest
 
-from examples.local_services import wait_until
+from examples.local_services import HOST, wait_until
 from examples.make_sample import write_sample
 from examples.process_data import process
-from examples.quickstart import Script
+from examples.quickstart import LAUNCHERS, Script
 from src.criteo import DENSE_SIZE
+from src.ports import free_port
 from src.topic import ensure_topic
 
 BATCH_SIZE = 50
@@ -133,6 +134,19 @@ class Pipeline:
         fixed = (*self._ends, *SMALL_MODEL, "--audit_path=audit.jsonl")
         return self._start("online_train", *fixed, *flags)
 
+    def ranks(self, launcher: str, size: int, *flags: str) -> Script:
+        """Starts the trainer on several ranks; what it prints goes to ``loss_lines``.
+
+        Args:
+            launcher: A key of ``examples.quickstart.LAUNCHERS``.
+            size: How many ranks.
+            flags: Of online_train.py.
+        """
+        fixed = (*self._ends, *SMALL_MODEL, "--audit_path=audit.jsonl")
+        scheduler = [HOST, str(free_port())] if launcher == "network" else []
+        arguments = (str(size), *scheduler, HOST, f"--logs={self.folder / 'logs'}")
+        return self._start(LAUNCHERS[launcher], *arguments, "--", *fixed, *flags)
+
     def last_log(self) -> str:
         """The log of the script started last."""
         return self._scripts[-1].log()
@@ -152,7 +166,8 @@ class Pipeline:
 
     def _start(self, name: str, *flags: str) -> Script:
         log = self.folder / f"{name}{len(self._scripts)}.log"
-        on_line = self.loss_lines.append if name == "online_train" else None
+        trains = name == "online_train" or name in LAUNCHERS.values()
+        on_line = self.loss_lines.append if trains else None
         script = Script(name, flags, log, on_line, cwd=self.folder)
         self._scripts.append(script)
         return script

@@ -39,7 +39,7 @@ from tests.integration.crashes import (
     STEPS,
     TRAINER_FLAGS,
     Outcome,
-    Weights,
+    Stage,
     assert_exact,
     await_a_checkpoint_under_way,
     await_a_new_checkpoint,
@@ -75,36 +75,6 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def outcomes(request: pytest.FixtureRequest) -> list[Outcome]:
     """Collects what each scenario has come to; the table of them is printed at the very end."""
     return request.config.stash.setdefault(OUTCOMES, [])
-
-
-class Stage:
-    """The filled topic, and pipelines on it.
-
-    Attributes:
-        topic: Holds ``ROWS`` rows in two partitions.
-        reference: The weights of an undisturbed run; set by the fixture.
-    """
-
-    def __init__(
-        self, folder: Path, kafka: KafkaService, engine: EngineService, made: DictionaryFiles
-    ) -> None:
-        self.folder = folder
-        self.kafka = kafka
-        self.engine = engine
-        self.dictionaries = made
-        self.reference: Weights = {}
-        with Pipeline(folder, kafka.bootstrap_servers, made, 2) as pipeline:
-            self.topic = pipeline.topic
-            assert_ends(pipeline.producer(sample_files(folder, ROWS, 2)))
-
-    @contextmanager
-    def pipeline(self, name: str, topic: str = "") -> Iterator[Pipeline]:
-        """Scripts of a group and a folder of their own, on the filled topic or another one."""
-        folder = self.folder / name
-        folder.mkdir()
-        servers = self.kafka.bootstrap_servers
-        with Pipeline(folder, servers, self.dictionaries, 2, topic or self.topic) as pipeline:
-            yield pipeline
 
 
 @pytest.fixture(scope="module")
