@@ -529,7 +529,7 @@ class Trainer:
             python_multiprocessing=False,
         )
         try:
-            RecModel(network).online_train(dataset, callbacks=callbacks, dataset_sink_mode=True)
+            self._run_model(network, dataset, callbacks)
         except TrainingStopped as stopped:
             self._flag.set(str(stopped))
         except NonFiniteLoss:
@@ -552,6 +552,16 @@ class Trainer:
         finally:
             self._stream_flag.set("training has ended")
         logger.info("stopping: %s", self._flag.reason)
+
+    def _run_model(
+        self, network: TrainStepWrap, dataset: GeneratorDataset, callbacks: list[ms.Callback]
+    ) -> None:
+        try:
+            RecModel(network).online_train(dataset, callbacks=callbacks, dataset_sink_mode=True)
+        finally:
+            if not self._ranks.alone:
+                # With the exception MindSpore's pipeline goes, and waits for a pending batch.
+                self._stream_flag.set("training has ended")
 
     def close(self) -> None:
         """Leaves the channel and the engine."""

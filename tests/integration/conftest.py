@@ -13,15 +13,17 @@ from kafka import KafkaAdminClient
 from examples.local_services import EngineService, KafkaService, engine_processes
 from src.ports import free_port
 from tests.integration.crashes import HEADER, OUTCOMES
+from tests.integration.ranks import RANK_HEADER, RANK_OUTCOMES
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     # A fixture can't print it: what is written while a test is torn down is captured.
-    outcomes = config.stash.get(OUTCOMES, [])
-    for line in ("", HEADER, *map(str, outcomes)) if outcomes else ():
-        terminalreporter.write_line(line)
+    crashes, launches = config.stash.get(OUTCOMES, []), config.stash.get(RANK_OUTCOMES, [])
+    for header, outcomes in ((HEADER, crashes), (RANK_HEADER, launches)):
+        for line in ("", header, *map(str, outcomes)) if outcomes else ():
+            terminalreporter.write_line(line)
 
 
 class TopicFactory(Protocol):

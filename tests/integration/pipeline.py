@@ -142,10 +142,14 @@ class Pipeline:
             size: How many ranks.
             flags: Of online_train.py.
         """
-        fixed = (*self._ends, *SMALL_MODEL, "--audit_path=audit.jsonl")
+        return self._start(LAUNCHERS[launcher], *self.launch_arguments(launcher, size, *flags))
+
+    def launch_arguments(self, launcher: str, size: int, *flags: str) -> list[str]:
+        """Arguments of a launcher's script."""
         scheduler = [HOST, str(free_port())] if launcher == "network" else []
         arguments = (str(size), *scheduler, HOST, f"--logs={self.folder / 'logs'}")
-        return self._start(LAUNCHERS[launcher], *arguments, "--", *fixed, *flags)
+        fixed = (*self._ends, *SMALL_MODEL, "--audit_path=audit.jsonl")
+        return [*arguments, "--", *fixed, *flags]
 
     def last_log(self) -> str:
         """The log of the script started last."""

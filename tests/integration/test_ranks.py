@@ -1,0 +1,273 @@
+"""Several ranks are one trainer: one result, one stop, and the failure of one is that of all.
+
+Real scripts, broker and engine, ranks on the CPU over MindSpore's own network. ``make test-ranks``
+runs them all and prints a table.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from examples.local_services import ROOT, EngineService, KafkaService, wait_until
+from examples.quickstart import LAUNCHERS, RANK_PREFIX, Script
+from tests.integration.crashes import (
+    Stage,
+    Weights,
+    await_step,
+    final_weights,
+    newest_step,
+    step_reached,
+)
+from tests.integration.pipeline import LONG, LOSS_LINE, DictionaryFiles, Pipeline
+from tests.integration.ranks import (
+    NOTICE_SECONDS,
+    RANK_OUTCOMES,
+    ROWS,
+    START_SECONDS,
+    STEPS,
+    RankOutcome,
+    assert_nothing_left,
+    consumer_flags,
+    finish,
+    judged,
+    largest_difference,
+    rows_of,
+    scheduler,
+    seconds_to_end,
+    start_ranks,
+    trainer_flags,
+    worker,
+)
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
+
+BOTH = pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
+# Sums of two halves of a batch against one sum: float32 rounding, which Adam's first steps blow
+# up to the order of its learning rate only where a gradient is all rounding.
+ROUNDING = 2e-4
+CHECKSUM = re.compile(r"the \d+ ranks hold equal weights, checksum (\w{8})")
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> list[RankOutcome]:
+    """Collects what each launch has come to; the table of them is printed at the very end."""
+    return request.config.stash.setdefault(RANK_OUTCOMES, [])
+
+
+@pytest.fixture(scope="module")
+def stage(
+    tmp_path_factory: pytest.TempPathFactory, kafka_service: KafkaService, engine: EngineService
+) -> Stage:
+    folder = tmp_path_factory.mktemp("ranks")
+    return Stage(folder, kafka_service, engine, DictionaryFiles.make(folder), ROWS)
+
+
+@pytest.fixture(scope="module")
+def alone(stage: Stage) -> Weights:
+    """What one rank makes of the stream."""
+    return undisturbed(stage, "", 1)
+
+
+@pytest.fixture(scope="module")
+def two(stage: Stage) -> Weights:
+    """What two ranks make of it when nothing happens to them."""
+    return undisturbed(stage, "network", 2)
+
+
+def undisturbed(stage: Stage, launcher: str, ranks: int) -> Weights:
+    with stage.pipeline(f"undisturbed_{ranks}") as pipeline:
+        pipeline.consumer(*consumer_flags(ranks))
+        finish(pipeline, start_ranks(pipeline, launcher, ranks))
+        assert rows_of(pipeline) == (0, 0)
+        return final_weights(pipeline.folder, STEPS)
+
+
+@BOTH
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_train_what_one_rank_trains_and_end_together_after_the_last_step(
+    stage: Stage, outcomes: list[RankOutcome], alone: Weights, launcher: str, ranks: int
+) -> None:
+    with stage.pipeline(f"plain_{launcher}_{ranks}") as pipeline:
+        pipeline.consumer(*consumer_flags(ranks))
+        launch = start_ranks(pipeline, launcher, ranks, f"--max_steps={STEPS}")
+        assert launch.wait(START_SECONDS) == 0, launch.log()
+        assert_nothing_left(pipeline)
+        outcome = judged(pipeline, alone, launcher, str(ranks), "none (--max_steps)", 0)
+        assert_one_spoke_for_all(pipeline)
+        # Before the first step, at each checkpoint and at the last: all ranks log the same.
+        sums = [CHECKSUM.findall(log) for log in rank_logs(pipeline, ranks)]
+        assert len(sums[0]) > STEPS // 20 and all(other == sums[0] for other in sums)
+        difference = largest_difference(final_weights(pipeline.folder, STEPS), alone)
+    outcomes.append(outcome)
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+    assert difference < ROUNDING
+
+
+def assert_one_spoke_for_all(pipeline: Pipeline) -> None:
+    """Fails unless each step has one loss line, from one and the same rank."""
+    lines = [RANK_PREFIX.sub("", line) for line in pipeline.loss_lines]
+    steps = [int(found[1]) for line in lines if (found := LOSS_LINE.fullmatch(line))]
+    assert steps == list(range(1, STEPS + 1))
+    prefixes = {found[0] for line in pipeline.loss_lines if (found := RANK_PREFIX.match(line))}
+    assert len(prefixes) == 1
+    assert (pipeline.folder / "loss.log").read_text().splitlines() == lines
+
+
+def rank_logs(pipeline: Pipeline, ranks: int) -> list[str]:
+    folder = pipeline.folder / "logs"
+    return [(folder / f"worker_{index}.log").read_text() for index in range(ranks)]
+
+
+STOPS: dict[str, Callable[[Script], None]] = {
+    "SIGTERM to rank": lambda launch: worker(launch, 1).terminate(),
+    "SIGTERM to launcher": lambda launch: launch.process.send_signal(signal.SIGTERM),
+    "SIGINT to launcher": lambda launch: launch.process.send_signal(signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "stop"),
+    [
+        ("network", "SIGTERM to rank"),
+        ("network", "SIGINT to launcher"),
+        ("mpirun", "SIGTERM to rank"),
+        ("mpirun", "SIGTERM to launcher"),
+    ],
+)
+def test_a_stop_of_one_rank_stops_all_after_the_same_step(
+    stage: Stage, outcomes: list[RankOutcome], two: Weights, launcher: str, stop: str
+) -> None:
+    with stage.pipeline(f"stop_{launcher}_{stop.replace(' ', '_')}") as pipeline:
+        pipeline.consumer(*consumer_flags(2))
+        launch = start_ranks(pipeline, launcher, 2)
+        await_step(pipeline, launch, 37, START_SECONDS)
+        STOPS[stop](launch)
+        seconds = seconds_to_end(launch)
+        assert launch.code == 0, launch.log()
+        assert_nothing_left(pipeline)
+        assert newest_step(pipeline.folder) == step_reached(pipeline) < STEPS
+        finish(pipeline, start_ranks(pipeline, launcher, 2))
+        outcome = judged(pipeline, two, launcher, "2", stop, 0, seconds)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+    assert seconds < NOTICE_SECONDS
+
+
+def test_a_stream_that_ends_ends_all_ranks(
+    stage: Stage, outcomes: list[RankOutcome], two: Weights
+) -> None:
+    with stage.pipeline("idle") as pipeline:
+        pipeline.consumer(*consumer_flags(2))
+        launch = start_ranks(pipeline, "network", 2, "--idle_seconds=3")
+        assert launch.wait(START_SECONDS) == 0, launch.log()
+        assert_nothing_left(pipeline)
+        outcome = judged(pipeline, two, "network", "2", "stream ends (idle)", 0)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+
+
+FAULTS: dict[str, Callable[[Script], None]] = {
+    "rank killed -9": lambda launch: worker(launch, 1).kill(),
+    "rank hangs (SIGSTOP)": lambda launch: worker(launch, 1).suspend(),
+    "scheduler killed -9": lambda launch: scheduler(launch).kill(),
+    "launcher killed -9": lambda launch: launch.process.kill(),
+}
+BLAMED = {
+    "rank killed -9": r"worker 1 \(rank \d\) has failed: killed by SIGKILL; the end of .*worker_1",
+    "rank hangs (SIGSTOP)": r"worker 1 \(rank \d\) has given no sign of life for \d+ s; the end",
+    "scheduler killed -9": r"the scheduler has ended \(killed by SIGKILL\)",
+}
+
+
+@BOTH
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_failure_of_one_ends_all_and_a_restart_resumes_exactly(
+    stage: Stage, outcomes: list[RankOutcome], two: Weights, launcher: str, fault: str
+) -> None:
+    name = re.sub(r"\W", "_", fault)
+    with stage.pipeline(f"{name}_{launcher}") as pipeline:
+        pipeline.consumer(*consumer_flags(2))
+        launch = start_ranks(pipeline, launcher, 2)
+        await_step(pipeline, launch, 53, START_SECONDS)
+        FAULTS[fault](launch)
+        seconds = seconds_to_end(launch)
+        code = launch.process.returncode
+        assert code == (-signal.SIGKILL if fault.startswith("launcher") else 1), launch.log()
+        if fault in BLAMED:
+            assert re.search(BLAMED[fault], launch.log()), launch.log()
+        assert_nothing_left(pipeline)
+        assert step_reached(pipeline) < STEPS
+        finish(pipeline, start_ranks(pipeline, launcher, 2))
+        outcome = judged(pipeline, two, launcher, "2", fault, code, seconds)
+    outcomes.append(outcome)
+    assert_exact(outcome)
+    assert seconds < NOTICE_SECONDS
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_restart_with_another_number_of_ranks_resumes_exactly(
+    stage: Stage, outcomes: list[RankOutcome], alone: Weights, before: int, after: int
+) -> None:
+    with stage.pipeline(f"from_{before}_to_{after}") as pipeline:
+        consumer = pipeline.consumer(*consumer_flags(before))
+        launch = start_ranks(pipeline, "network", before)
+        await_step(pipeline, launch, 53, START_SECONDS)
+        launch.stop(signal.SIGKILL)
+        assert_nothing_left(pipeline)
+        assert consumer.stop(signal.SIGTERM) == 0
+        pipeline.consumer(*consumer_flags(after))
+        finish(pipeline, start_ranks(pipeline, "network", after))
+        title = f"{before}, {after}"
+        outcome = judged(pipeline, alone, "network", title, "launcher killed -9", -9)
+        difference = largest_difference(final_weights(pipeline.folder, STEPS), alone)
+    outcomes.append(outcome)
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+    assert difference < ROUNDING
+
+
+def test_another_number_of_shards_is_refused_by_name_on_both_sides(stage: Stage) -> None:
+    with stage.pipeline("mismatch") as pipeline:
+        consumer = pipeline.consumer(*consumer_flags(4))
+        launch = start_ranks(pipeline, "network", 2)
+        assert launch.wait(START_SECONDS) == 1
+        told = "was started with --num_shards=4"
+        assert f"{told}, this trainer has 2 ranks" in launch.log(), launch.log()
+        assert consumer.wait(LONG) == 1
+        assert "has 2 rank(s), this consumer was started with --num_shards=4" in consumer.log()
+
+
+def test_a_growing_vocabulary_is_refused_by_name(stage: Stage) -> None:
+    with stage.pipeline("growing") as pipeline:
+        launch = start_ranks(pipeline, "network", 2, "--admit_count=2", "--vocab_size=3000")
+        assert launch.wait(START_SECONDS) == 1
+        assert "admit_count: only a trainer that is alone" in launch.log(), launch.log()
+
+
+def test_a_detached_launch_goes_on_in_the_background_until_its_pid_is_told_to_stop(
+    stage: Stage,
+) -> None:
+    with stage.pipeline("detached") as pipeline:
+        pipeline.consumer(*consumer_flags(2))
+        arguments = pipeline.launch_arguments("network", 2, *trainer_flags(2))
+        script = ROOT / LAUNCHERS["network"]
+        command = ["bash", str(script), *arguments[:4], "--detach", *arguments[4:]]
+        subprocess.run(command, check=True, cwd=pipeline.folder)
+        logs = pipeline.folder / "logs"
+        process = psutil.Process(int((logs / "launcher.pid").read_text()))
+        log = logs / "launcher.log"
+        assert wait_until(lambda: "step: 20," in log.read_text(), START_SECONDS), log.read_text()
+        process.terminate()
+        assert wait_until(lambda: not process.is_running(), LONG)
+        assert "all ranks have ended well" in log.read_text()
+        assert_nothing_left(pipeline)
+
+
+def assert_exact(outcome: RankOutcome) -> None:
+    """Fails unless no row was lost or doubled and the weights are equal."""
+    assert (outcome.lost, outcome.doubled, outcome.equal) == (0, 0, "equal bit for bit"), outcome
