@@ -9,7 +9,7 @@ SOURCES = $(wildcard *.py src examples tests benchmarks)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit test-crashes test-soak test-ranks setup-ranks demo-ranks lint services-up services-down bench bench-scale bench-learning lock clean
+.PHONY: help setup demo test test-unit test-crashes test-soak test-ranks setup-ranks demo-ranks lint services-up services-down bench bench-scale bench-scale-ranks bench-learning lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -58,6 +58,9 @@ bench: setup ## time every stage against the documented way; fails when a target
 
 bench-scale: setup ## how cost grows with windows, batches, vocabulary, partitions, dictionaries
 	@python -m benchmarks.scale $(BENCH_ARGS)
+
+bench-scale-ranks: setup ## rows/s on one rank and on two, and what AllReduce takes of a step
+	@python -m benchmarks.rank_scaling $(BENCH_ARGS)
 
 bench-learning: setup ## how well each way learns: upstream, documented, adaptive, Vowpal Wabbit
 	@python -m benchmarks.learning $(BENCH_ARGS)

@@ -1,0 +1,83 @@
+"""One rank of ``rank_scaling.py``: times the default model's step and the AllReduce inside it.
+
+    python -m benchmarks.rank_worker FILE BATCH_SIZE REPEATS dense|sparse
+
+Started as the launchers start ``online_train.py``; rank 0 writes what was measured as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+
+from benchmarks.documented_step import DOCUMENTED_CONFIG, random_batch
+from benchmarks.timing import seconds_of
+from src.ranks import Ranks, meet, serve_as_scheduler
+from src.role import Role, placement_of
+from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
+
+SEED = 11
+WARM_UP = 3
+PROBED_FLOATS = (1 << 16, 1 << 22)  # what the model of an AllReduce is fitted on
+
+
+def median_ms(call: Callable[[], object], repeats: int) -> float:
+    """The median time of a call, ms, after some that don't count."""
+    for _ in range(WARM_UP):
+        call()
+    return 1e3 * statistics.median(seconds_of(call) for _ in range(repeats))
+
+
+def measure(config: ModelConfig, ranks: Ranks, repeats: int) -> dict[str, object]:
+    """``step_ms``, the ``floats`` that a step reduces, and ``reduce_ms`` by number of floats."""
+    ms.set_seed(SEED)
+    network = NetWithLossClass(WideDeepModel(config), config)
+    step = TrainStepWrap(network, config, rank=ranks.rank, size=ranks.size)
+    step.set_train()
+    ranks.make_equal(step)
+    random = np.random.default_rng(SEED + ranks.rank)
+    batches = [random_batch(config, random) for _ in range(4)]
+    turn = iter(range(1 << 30))
+
+    def train() -> None:
+        outputs = step(*batches[next(turn) % len(batches)])
+        outputs[0].asnumpy(), outputs[1].asnumpy()
+
+    floats = 0 if ranks.alone else step.exchange.bytes_reduced // 4
+    step_ms = median_ms(train, repeats)
+    sizes = () if ranks.alone else (*PROBED_FLOATS, floats)
+    reduce_ms = {size: _reduce_ms(ranks, size, repeats) for size in sizes}
+    return {"step_ms": step_ms, "floats": floats, "reduce_ms": reduce_ms}
+
+
+def _reduce_ms(ranks: Ranks, floats: int, repeats: int) -> float:
+    values = np.zeros(floats, np.float32)
+    copying = median_ms(lambda: ms.Tensor(values, ms.float32).asnumpy(), repeats)
+    return median_ms(lambda: ranks.sum(values), repeats) - copying
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measures as one of the ranks."""
+    file, batch_size, repeats, kind = Path(argv[0]), int(argv[1]), int(argv[2]), argv[3]
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    placement = placement_of(os.environ)
+    if placement.role is Role.SCHEDULER:
+        serve_as_scheduler()
+    ranks = meet(placement)
+    config = dataclasses.replace(DOCUMENTED_CONFIG, batch_size=batch_size, sparse=kind == "sparse")
+    measured = measure(config, ranks, repeats)
+    if ranks.is_first:
+        file.write_text(json.dumps(measured))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
