@@ -28,21 +28,26 @@ class RankOutput:
         self._lock = threading.Lock()
         self._logs: dict[str, LineFile] = {}
         self._tails: dict[str, deque[str]] = {}
+        self._is_closed = False
 
     def log_path(self, name: str) -> Path:
         """Where a process's lines go."""
         return self._folder / f"{name.replace(' ', '_')}.log"
 
     def take(self, name: str, line: str, to: TextIO) -> None:
-        """Takes a line of a process."""
+        """Takes a line of a process; one that comes after ``close`` is in no log."""
         with self._lock:
-            if name not in self._logs:
-                self._logs[name] = LineFile(str(self.log_path(name)))
-                self._tails[name] = deque(maxlen=TAIL_LINES)
-            self._logs[name].append(line)
-            if line.strip():
-                self._tails[name].append(line)
+            if not self._is_closed:
+                self._keep(name, line)
             print(f"[{name}] {line}", file=to, flush=True)
+
+    def _keep(self, name: str, line: str) -> None:
+        if name not in self._logs:
+            self._logs[name] = LineFile(str(self.log_path(name)))
+            self._tails[name] = deque(maxlen=TAIL_LINES)
+        self._logs[name].append(line)
+        if line.strip():
+            self._tails[name].append(line)
 
     def tail(self, name: str) -> list[str]:
         """A process's last lines in this launch."""
@@ -69,5 +74,6 @@ class RankOutput:
     def close(self) -> None:
         """Closes the logs."""
         with self._lock:
+            self._is_closed = True
             for log in self._logs.values():
                 log.close()
