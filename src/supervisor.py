@@ -198,9 +198,9 @@ class Supervisor:
             if self._flag.is_set() and told_at is None:
                 told_at = time.monotonic()
                 self._tell_to_stop()
-            wrong = self._what_is_wrong(told_at) or (
-                self._hanging(hangs, pulses) if hangs else None
-            )
+            wrong = self._what_is_wrong(told_at)
+            if wrong is None and hangs is not None:
+                wrong = self._hanging(hangs, pulses)
             if wrong is not None:
                 return self._fail(wrong, pulses)
             if all(rank.code == 0 for rank in self._ranks):
