@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class _Process:
     name: str
     index: int
     process: subprocess.Popen[bytes]
+    readers: Sequence[threading.Thread]
     ended_at: Optional[float] = field(default=None)
 
     @property
@@ -185,9 +187,11 @@ class Supervisor:
             preexec_fn=ended_with_parent(number),
         )
         assert process.stdout is not None and process.stderr is not None
-        self._output.follow(name, process.stdout, sys.stdout)
-        self._output.follow(name, process.stderr, sys.stderr)
-        return _Process(name, index, process)
+        readers = (
+            self._output.follow(name, process.stdout, sys.stdout),
+            self._output.follow(name, process.stderr, sys.stderr),
+        )
+        return _Process(name, index, process, readers)
 
     # --- watching
 
@@ -301,6 +305,9 @@ class Supervisor:
             self._scheduler.process.kill()
         for process in everyone:
             process.process.wait()
+        give_up_at = time.monotonic() + END_SECONDS  # somebody else may hold a pipe of theirs
+        for reader in (reader for process in everyone for reader in process.readers):
+            reader.join(max(0.0, give_up_at - time.monotonic()))
 
 
 def describe(code: Optional[int]) -> str:
