@@ -247,7 +247,7 @@ class Supervisor:
     def _hanging(self, hangs: HangDetector, pulses: Path) -> Optional[str]:
         size = self._launch.size if self._launch.mpirun else self._launch.local
         found = {index: last_beat(pulses, index) for index in range(size)}
-        beats = {index: beat for index, beat in found.items() if beat is not None}
+        beats = {index: beat for index, beat in found.items() if beat and is_running(beat.pid)}
         hang = hangs.look(beats, time.time())
         if hang is None:
             return None
@@ -308,6 +308,11 @@ class Supervisor:
         give_up_at = time.monotonic() + END_SECONDS  # somebody else may hold a pipe of theirs
         for reader in (reader for process in everyone for reader in process.readers):
             reader.join(max(0.0, give_up_at - time.monotonic()))
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    return Path(f"/proc/{pid}").exists()
 
 
 def describe(code: Optional[int]) -> str:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 PREAMBLE = """
 import os, signal, socket, sys, time
 from pathlib import Path
-from src.pulse import Pulse, pulse_from
+from src.pulse import FOLDER_VARIABLE, last_beat, pulse_from
 from src.role import INDEX_VARIABLE
 folder = Path(sys.argv[1])
 index = int(os.environ.get(INDEX_VARIABLE) or os.environ.get("OMPI_COMM_WORLD_RANK") or -1)
@@ -42,6 +42,13 @@ def end_well(number, frame):
 signal.signal(signal.SIGTERM, end_well)
 signal.signal(signal.SIGUSR1, end_well)
 (folder / f"pid_{name}").write_text(str(os.getpid()))
+def beat(rank, rounds):
+    pulse = pulse_from(dict(os.environ), index)
+    pulse.rank, pulse.rounds = rank, rounds
+    pulses = Path(os.environ[FOLDER_VARIABLE])
+    while (told := last_beat(pulses, index)) is None or told.rank != rank:
+        time.sleep(0.01)
+    return pulse
 def wait_for(*names, seconds=20):
     until = time.monotonic() + seconds
     while not all((folder / name).exists() for name in names):
@@ -208,9 +215,7 @@ def test_a_rank_that_has_met_the_others_is_named_by_its_rank_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = """
-        pulse = pulse_from(dict(os.environ), index)
-        pulse.rank = 1 - index
-        pulse.beat()
+        beat(rank=1 - index, rounds=0)
         if index == 0:
             wait_for("pid_1")
             sys.exit(1)
@@ -316,10 +321,7 @@ def test_a_rank_that_ignores_the_stop_is_killed_and_named(
 # --- hanging
 
 ROUNDS = """
-    pulse = pulse_from(dict(os.environ), index)
-    pulse.rank = index
-    pulse.rounds = 1
-    pulse.beat()
+    pulse = beat(rank=index, rounds=1)
     wait_for("pid_0", "pid_1")
 """
 
@@ -331,7 +333,6 @@ def test_a_rank_that_hangs_while_the_others_wait_is_named(
     body = f"""{ROUNDS}
     if index == 0:
         pulse.rounds = 2
-        pulse.beat()
     time.sleep(60)
     """
     launch = dataclasses.replace(launch_of(tmp_path, body, 2, by_mpirun), hang_seconds=3.0)
