@@ -11,8 +11,9 @@ from typing import IO, TextIO
 from src.line_file import LineFile
 
 TAIL_LINES = 12
-# What ``mpirun --tag-output`` puts before each line of a rank's.
-TAG = re.compile(r"\[\d+,(\d+)\]<std(?:out|err)>: ?(.*)", re.DOTALL)
+# What ``mpirun --tag-output`` puts before each line of a rank's, and before the rest of a line
+# where it did not get it in one piece; another rank's piece may come in between.
+TAG = re.compile(r"\[\d+,(\d+)\]<std(?:out|err)>:")
 
 
 class RankOutput:
@@ -58,14 +59,15 @@ class RankOutput:
         """Starts a thread that takes a pipe's lines; those tagged by mpirun are a worker's."""
 
         def read() -> None:
+            begun: dict[str, str] = {}
             with pipe:
                 for data in pipe:
                     line = data.decode(errors="replace").rstrip("\n")
-                    tagged = TAG.fullmatch(line)
-                    if tagged:
-                        self.take(f"worker {tagged[1]}", tagged[2], to)
-                    else:
-                        self.take(name, line, to)
+                    for owner, piece in pieces(line, name):
+                        begun[owner] = begun.get(owner, "") + piece
+                    self.take(owner, begun.pop(owner), to)
+            for owner, rest in begun.items():
+                self.take(owner, rest, to)
 
         thread = threading.Thread(target=read, name=f"output of {name}", daemon=True)
         thread.start()
@@ -77,3 +79,15 @@ class RankOutput:
             self._is_closed = True
             for log in self._logs.values():
                 log.close()
+
+
+def pieces(line: str, name: str) -> list[tuple[str, str]]:
+    """(process, text) of the pieces of a line; the last of them ends its process's line.
+
+    Args:
+        line: As mpirun, or a process whose output is not tagged, has written it.
+        name: Whose the text before the first tag is.
+    """
+    before, *tagged = TAG.split(line)
+    found = [(f"worker {tagged[at]}", tagged[at + 1]) for at in range(0, len(tagged), 2)]
+    return [(name, before), *found] if before or not found else found

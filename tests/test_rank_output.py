@@ -67,17 +67,31 @@ def test_the_tail_is_the_last_lines_that_are_not_empty(output: RankOutput) -> No
     ("printed", "name", "line"),
     [
         ("[1,0]<stdout>:epoch: 1, step: 7", "worker 0", "epoch: 1, step: 7"),
-        ("[1,11]<stderr>:INFO [1,2]<stdout>: x", "worker 11", "INFO [1,2]<stdout>: x"),
-        ("[1,2]<stdout>: of a later Open MPI", "worker 2", "of a later Open MPI"),
+        ("[1,11]<stderr>:  indented", "worker 11", "  indented"),
         ("[1,3]<stdout>:", "worker 3", ""),
-        ("mpirun noticed that [1,3]<stdout>:", "mpirun", "mpirun noticed that [1,3]<stdout>:"),
+        ("mpirun noticed that process rank 1 exited", "mpirun", None),
     ],
 )
 def test_a_line_that_mpirun_has_tagged_is_its_workers(
-    printed: str, name: str, line: str, output: RankOutput
+    printed: str, name: str, line: Optional[str], output: RankOutput
 ) -> None:
+    line = printed if line is None else line
     assert follow(output, f"print({printed!r})", "mpirun") == f"[{name}] {line}\n"
     assert output.log_path(name).read_text() == f"{line}\n"
+
+
+def test_a_line_that_mpirun_got_in_pieces_is_put_together_by_rank(output: RankOutput) -> None:
+    """As mpirun writes it when the ranks' lines reach it piece by piece, at the same time."""
+    printed = (
+        "[1,1]<stdout>:rank[1,1]<stdout>: [1,0]<stdout>:other[1,1]<stdout>:1\n"
+        "[1,0]<stdout>: rank\n"
+        "[1,2]<stdout>:half"
+    )
+    assert follow(output, f"print({printed!r}, end='')", "mpirun").splitlines() == [
+        "[worker 1] rank 1",
+        "[worker 0] other rank",
+        "[worker 2] half",
+    ]
 
 
 def test_lines_of_several_processes_stay_whole(output: RankOutput) -> None:
