@@ -30,8 +30,11 @@ ROOT = Path(__file__).parent.parent
 PREAMBLE = """
 import os, signal, socket, sys, time
 from pathlib import Path
+from src.orphans import end_with_parent
 from src.pulse import FOLDER_VARIABLE, last_beat, pulse_from
 from src.role import INDEX_VARIABLE
+if "OMPI_COMM_WORLD_SIZE" in os.environ:
+    end_with_parent()  # as online_train.py does
 folder = Path(sys.argv[1])
 index = int(os.environ.get(INDEX_VARIABLE) or os.environ.get("OMPI_COMM_WORLD_RANK") or -1)
 is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
@@ -543,7 +546,9 @@ def start_launcher(folder: Path, launch: Launch, *names: str) -> subprocess.Pope
     return process
 
 
-def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
+def test_nothing_outlives_it_or_a_launcher_that_is_killed(
+    is_killed_itself: bool, tmp_path: Path
+) -> None:
     launch = with_scheduler(tmp_path, "time.sleep(60)", "time.sleep(60)")
     with start_launcher(tmp_path, launch, "scheduler", "0", "1") as process:
         process.kill()
@@ -552,9 +557,17 @@ def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
 
 
 @needs_mpirun
-def test_no_rank_of_mpirun_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
-    launch = launch_of(tmp_path, "time.sleep(60)", by_mpirun=True)
+@pytest.mark.parametrize("is_killed_itself", [False, True])
+def test_no_rank_of_mpirun_outlives_it_or_a_launcher_that_is_killed(
+    is_killed_itself: bool, tmp_path: Path
+) -> None:
+    body = '(folder / "mpirun").write_text(str(os.getppid())); time.sleep(60)'
+    launch = launch_of(tmp_path, body, by_mpirun=True)
     with start_launcher(tmp_path, launch, "0", "1") as process:
+        if is_killed_itself:
+            time.sleep(0.2)
+            os.kill(int((tmp_path / "mpirun").read_text()), signal.SIGKILL)
+            assert process.wait(20) == 1
         process.kill()
     for name in ("0", "1"):
         assert is_gone(pid(tmp_path, name))
