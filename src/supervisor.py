@@ -247,7 +247,12 @@ class Supervisor:
     def _hanging(self, hangs: HangDetector, pulses: Path) -> Optional[str]:
         size = self._launch.size if self._launch.mpirun else self._launch.local
         found = {index: last_beat(pulses, index) for index in range(size)}
-        beats = {index: beat for index, beat in found.items() if beat and is_running(beat.pid)}
+        # A rank that waits for the others to meet may be silent: MindSpore holds the interpreter.
+        beats = {
+            index: beat
+            for index, beat in found.items()
+            if beat and beat.rank >= 0 and is_running(beat.pid)
+        }
         hang = hangs.look(beats, time.time())
         if hang is None:
             return None

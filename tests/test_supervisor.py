@@ -372,6 +372,20 @@ def test_a_rank_that_has_ended_is_not_taken_for_one_that_hangs(
     assert errors(caplog) == ""
 
 
+def test_a_rank_that_is_silent_before_it_has_met_the_others_does_not_hang(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MindSpore waits there with the interpreter in its hand."""
+    body = """
+        import ctypes
+        beat(rank=-1, rounds=0)
+        ctypes.PyDLL(None).sleep(5)
+    """
+    launch = dataclasses.replace(launch_of(tmp_path, body), hang_seconds=2.0)
+    assert run(launch) == 0
+    assert errors(caplog) == ""
+
+
 # --- the scheduler, and meeting
 
 SCHEDULER = """
