@@ -103,6 +103,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> str:
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(supervisor_module, "END_SECONDS", 2.0)  # what is waited for in vain
     caplog.set_level(logging.INFO, logger="src.supervisor")
 
 
@@ -319,6 +320,55 @@ def test_a_rank_that_ignores_the_stop_is_killed_and_named(
     assert (tmp_path / "stopped_0").exists()
     assert "worker 1 did not stop within 1 s" in errors(caplog)
     assert is_gone(pid(tmp_path, "1"), seconds=0.1)
+
+
+@pytest.mark.parametrize("by_mpirun", BY_EACH_LAUNCHER)
+def test_a_stop_that_comes_before_the_ranks_can_hear_it_is_no_failure(
+    by_mpirun: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = """
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        (folder / f"deaf_{index}").touch()
+        time.sleep(60)
+    """
+    flag = StopFlag()
+    thread = set_when(flag, tmp_path, "deaf_0", "deaf_1")
+    assert run(launch_of(tmp_path, body, 2, by_mpirun), flag) == 0
+    thread.join()
+    assert errors(caplog) == ""
+    assert "test: stopped before the ranks had met" in caplog.text
+    assert is_gone(pid(tmp_path, "0")) and is_gone(pid(tmp_path, "1"))
+
+
+def test_a_rank_that_had_met_the_others_and_dies_of_the_stop_has_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = """
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        beat(rank=index, rounds=1)
+        (folder / f"deaf_{index}").touch()
+        time.sleep(60)
+    """
+    flag = StopFlag()
+    thread = set_when(flag, tmp_path, "deaf_0", "deaf_1")
+    assert run(launch_of(tmp_path, body), flag) == 1
+    thread.join()
+    assert "worker 0 (rank 0) has failed: killed by SIGTERM" in errors(caplog)
+
+
+def test_a_stop_while_the_scheduler_starts_starts_no_rank(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    launch = with_scheduler(tmp_path, "", "")
+    launch = dataclasses.replace(launch, command=launch_of(tmp_path, "time.sleep(60)").command)
+    flag = StopFlag()
+    thread = set_when(flag, tmp_path, "pid_scheduler")
+    assert run(launch, flag) == 0
+    thread.join()
+    assert errors(caplog) == ""
+    assert not (tmp_path / "pid_0").exists()
+    assert is_gone(pid(tmp_path, "scheduler"), seconds=0.1)
 
 
 # --- hanging
@@ -560,9 +610,7 @@ def start_launcher(folder: Path, launch: Launch, *names: str) -> subprocess.Pope
     return process
 
 
-def test_nothing_outlives_it_or_a_launcher_that_is_killed(
-    is_killed_itself: bool, tmp_path: Path
-) -> None:
+def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
     launch = with_scheduler(tmp_path, "time.sleep(60)", "time.sleep(60)")
     with start_launcher(tmp_path, launch, "scheduler", "0", "1") as process:
         process.kill()
