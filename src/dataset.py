@@ -9,8 +9,8 @@ batches, however far a pipeline has read ahead of the step.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import math
 import threading
 import time
 from collections import deque
@@ -142,7 +142,7 @@ class StreamingDataset:
         """(id int32[batch, 39], weight float32[batch, 39], label float32[batch, 1])."""
         with self._busy:
             if not self._ready:
-                self._prepare(until=math.inf)
+                self._prepare()
             return self._ready.popleft()
 
     def wait_for_batch(self, number: int, seconds: float, give_up: Callable[[], bool]) -> bool:
@@ -160,16 +160,25 @@ class StreamingDataset:
         while self._batches < number:
             if self.failure is not None:
                 raise self.failure
-            if give_up() or time.monotonic() >= until:
+            if give_up() or self._flag.is_set() or time.monotonic() >= until:
                 return False
-            # Before training begins there is no pipeline to prepare it.
-            if self._busy.acquire(timeout=WAIT_SECONDS):
-                try:
-                    if self._batches < number:
-                        self._prepare(until)
-                finally:
-                    self._busy.release()
+            if not self._busy.acquire(timeout=WAIT_SECONDS):
+                continue  # it is being prepared
+            if self._batches >= number:
+                self._busy.release()
+                continue
+            # Before training begins there is no pipeline to prepare it. Nor can the caller: it must
+            # be free while a consumer is waited for, or the answer of the other ranks.
+            threading.Thread(target=self._prepare_aside, name="first-batch", daemon=True).start()
         return True
+
+    def _prepare_aside(self) -> None:
+        """Prepares a batch in a thread of its own, which was handed the lock."""
+        try:
+            with contextlib.suppress(Exception):  # it is kept in ``failure``
+                self._prepare()
+        finally:
+            self._busy.release()
 
     def change_session(self, session: int) -> None:
         """From now on only windows of this session are taken."""
@@ -182,32 +191,29 @@ class StreamingDataset:
                 self._receiver.close()
                 self._receiver = None
 
-    def _prepare(self, until: float) -> None:
-        """Makes the next batch ready, unless its rows are not there by then."""
+    def _prepare(self) -> None:
+        """Makes the next batch ready."""
         try:
-            if self._collect(until):
-                self._ready.append(self._cut_batch())
-                self._batches += 1
+            self._collect()
+            self._ready.append(self._cut_batch())
+            self._batches += 1
         except StopIteration:
             raise
         except Exception as error:
             self.failure = error
             raise
 
-    def _collect(self, until: float) -> bool:
-        """Receives windows until a batch is full, and says whether it is."""
+    def _collect(self) -> None:
+        """Receives windows until a batch is full."""
         idle_since = time.monotonic()
         while self._row_count < self._batch_size:
             if self._flag.is_set():
                 raise StopIteration
-            if time.monotonic() >= until:
-                return False
             window = self._receive()
             if window is not None and self._admit(window):
                 idle_since = self.last_row_at = time.monotonic()
             elif self._idle_seconds and time.monotonic() - idle_since >= self._idle_seconds:
                 self._flag.set(f"no rows for {self._idle_seconds:g} s")
-        return True
 
     def _receive(self) -> Optional[Array]:
         if self._receiver is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -66,7 +68,10 @@ def parse_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     flag("--logs", type=Path, default=Path("logs"), help="folder of the logs (./logs)")
     flag("--meeting_seconds", type=_count, help="how long the ranks may take to meet")
     flag(
-        "--hang_seconds", type=float, default=HANG_SECONDS, help="after which a rank hangs; 0: off"
+        "--hang_seconds",
+        type=_seconds,
+        default=HANG_SECONDS,
+        help="after which a rank hangs; 0: off",
     )
     if is_mpi:
         flag("--hosts", default="", help="host:ranks,... for mpirun -H; default: this machine")
@@ -81,7 +86,7 @@ def launch_of(arguments: argparse.Namespace, trainer_flags: Sequence[str]) -> La
     """Works out what to run.
 
     Raises:
-        ConfigError: online_train.py would refuse one of its flags.
+        ConfigError, SystemExit: online_train.py would refuse one of its flags.
         LaunchError: The launch itself is not possible.
     """
     flags = [f"--address={arguments.address}", *trainer_flags]
@@ -159,6 +164,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected seconds, not {text!r}")
 
 
 def _port(text: str) -> int:

@@ -25,7 +25,7 @@ class Beat:
     Attributes:
         at: When, seconds since 1970.
         pid: Its process.
-        rank: Its rank, -1 before it has one.
+        rank: Its rank, -1 before it has met the others.
         rounds: How many common rounds it has entered.
     """
 

@@ -57,7 +57,6 @@ class Ranks:
         self.rank = rank
         self.size = size
         self._pulse = pulse or Pulse(None)
-        self._pulse.rank = rank
         self._cell = _Sum() if size > 1 else None
 
     @property
@@ -89,7 +88,7 @@ class Ranks:
         return result
 
     def gather(self, row: Array) -> Array:
-        """Every rank's row: float32[width] → float32[size, width]."""
+        """Every rank's row: float32[width] → float32[size, width]; denormals become 0."""
         slots = np.zeros((self.size, len(row)), np.float32)
         slots[self.rank] = row
         return self.sum(slots)
@@ -224,6 +223,7 @@ def meet(placement: Placement) -> Ranks:
         ranks.sum(np.zeros(1, np.float32))  # that init returns does not mean that all are there
     if ranks.size != placement.size:
         raise RankError(f"{ranks.size} ranks have met, expected {placement.size}")
+    pulse.rank = ranks.rank  # from now on the launcher watches it
     logger.info("rank %d of %d", ranks.rank, ranks.size)
     return ranks
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Optional
 
 from src.orphans import ended_with_parent
 from src.ports import free_port, is_listening
-from src.pulse import FOLDER_VARIABLE, HangDetector, last_beat
+from src.pulse import FOLDER_VARIABLE, Beat, HangDetector, last_beat
 from src.rank_output import RankOutput
 from src.role import INDEX_VARIABLE, MEETING_VARIABLE, NOT_MET_EXIT_CODE
 from src.stop import StopFlag
@@ -34,6 +35,10 @@ STRAGGLER_SECONDS = 30.0
 STOP_SECONDS = 90.0  # a checkpoint may be under way
 END_SECONDS = 5.0
 NOT_MET = (NOT_MET_EXIT_CODE, -signal.SIGALRM, 128 + signal.SIGALRM)
+# How a rank ends that is told to stop before it has a handler; later it ends with 0.
+NOT_HEARD = tuple(
+    code for number in (signal.SIGTERM, signal.SIGUSR1) for code in (-number, 128 + number)
+)
 MPIRUN_BLAMES = re.compile(r"process rank (\d+)|Process name: \[\[\d+,\d+\],(\d+)\]")
 
 
@@ -93,6 +98,7 @@ class _Process:
     name: str
     index: int
     process: subprocess.Popen[bytes]
+    readers: Sequence[threading.Thread]
     ended_at: Optional[float] = field(default=None)
 
     @property
@@ -127,7 +133,10 @@ class Supervisor:
                 end = self._attempt(port)
                 if end is not End.NOT_MET:
                     return 0 if end is End.WELL else 1
-                if not self._launch.chooses_port or attempt == ATTEMPTS or self._flag.is_set():
+                if self._flag.is_set():
+                    logger.info("%s: stopped before the ranks had met", self._flag.reason)
+                    return 0
+                if not self._launch.chooses_port or attempt == ATTEMPTS:
                     break
                 port = free_port()
                 logger.warning("the ranks did not meet, trying again on port %d", port)
@@ -185,9 +194,11 @@ class Supervisor:
             preexec_fn=ended_with_parent(number),
         )
         assert process.stdout is not None and process.stderr is not None
-        self._output.follow(name, process.stdout, sys.stdout)
-        self._output.follow(name, process.stderr, sys.stderr)
-        return _Process(name, index, process)
+        readers = (
+            self._output.follow(name, process.stdout, sys.stdout),
+            self._output.follow(name, process.stderr, sys.stderr),
+        )
+        return _Process(name, index, process, readers)
 
     # --- watching
 
@@ -198,9 +209,9 @@ class Supervisor:
             if self._flag.is_set() and told_at is None:
                 told_at = time.monotonic()
                 self._tell_to_stop()
-            wrong = self._what_is_wrong(told_at) or (
-                self._hanging(hangs, pulses) if hangs else None
-            )
+            wrong = self._what_is_wrong(told_at)
+            if wrong is None and hangs is not None:
+                wrong = self._hanging(hangs, pulses)
             if wrong is not None:
                 return self._fail(wrong, pulses)
             if all(rank.code == 0 for rank in self._ranks):
@@ -240,10 +251,18 @@ class Supervisor:
             return f"{', '.join(running)} did not stop within {STOP_SECONDS:.0f} s"
         return None
 
-    def _hanging(self, hangs: HangDetector, pulses: Path) -> Optional[str]:
+    def _beats(self, pulses: Path) -> dict[int, Beat]:
+        """The last beats of the ranks that have met the others, by the launcher's number.
+
+        One that has not may be silent: MindSpore holds the interpreter while it waits for them.
+        """
         size = self._launch.size if self._launch.mpirun else self._launch.local
         found = {index: last_beat(pulses, index) for index in range(size)}
-        beats = {index: beat for index, beat in found.items() if beat is not None}
+        return {index: beat for index, beat in found.items() if beat and beat.rank >= 0}
+
+    def _hanging(self, hangs: HangDetector, pulses: Path) -> Optional[str]:
+        found = self._beats(pulses)
+        beats = {index: beat for index, beat in found.items() if is_running(beat.pid)}
         hang = hangs.look(beats, time.time())
         if hang is None:
             return None
@@ -259,7 +278,9 @@ class Supervisor:
             return End.FAILED
         time.sleep(BLAME_SECONDS)
         failed = [rank for rank in self._ranks if rank.code]
-        if all(rank.code in NOT_MET for rank in failed):
+        is_early = self._flag.is_set() and not self._beats(pulses)
+        expected = (*NOT_MET, *NOT_HEARD) if is_early else NOT_MET
+        if all(rank.code in expected for rank in failed):
             return End.NOT_MET
         for rank in failed:
             index = self._blamed_by_mpirun() if self._launch.mpirun else rank.index
@@ -301,6 +322,14 @@ class Supervisor:
             self._scheduler.process.kill()
         for process in everyone:
             process.process.wait()
+        give_up_at = time.monotonic() + END_SECONDS  # somebody else may hold a pipe of theirs
+        for reader in (reader for process in everyone for reader in process.readers):
+            reader.join(max(0.0, give_up_at - time.monotonic()))
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    return Path(f"/proc/{pid}").exists()
 
 
 def describe(code: Optional[int]) -> str:

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from src.role import Role, map_mpi_to_dynamic_network, placement_of
+from src.role import NOT_MET_EXIT_CODE, RankError, Role, map_mpi_to_dynamic_network, placement_of
 
 if __name__ == "__main__":
     placement = placement_of(os.environ)
@@ -61,7 +61,10 @@ def main(argv: list[str]) -> int:
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     if placement.role is Role.SCHEDULER:
         serve_as_scheduler()
-    ranks = meet(placement)
+    try:
+        ranks = meet(placement)
+    except RankError:
+        return NOT_MET_EXIT_CODE  # MindSpore's start does not always come off
     config = dataclasses.replace(TINY, batch_size=batch, sparse=sparse)
     np.savez(folder / f"{ranks.rank}.npz", **train(config, steps, ranks))
     return 0

@@ -1,0 +1,177 @@
+"""Several processes on the CPU that train and talk together, over the real exchange.
+
+They are started as the launchers start them, only with scripts of the tests' in place of
+``online_train.py``: ``rank_step.py`` trains, ``rank_messages.py`` talks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from src.arrays import Array
+from src.launch import launch_of, parse_args
+from src.ports import free_port
+from src.ranks import Ranks
+from src.stop import StopFlag
+from src.supervisor import Supervisor
+from tests.rank_messages import MESSAGE, ODD, Weights
+
+ROOT = Path(__file__).parent.parent
+STEPS = 20
+GLOBAL_BATCH = 24
+# Weights are of the order of 0.01 to 1. N sums of b rows' gradients are added in another order than
+# one sum of N · b rows: some units in the last place a step (float32: 6e-8 of the value). Adam
+# divides each gradient by its own size, so where a gradient is rounding itself a difference may be
+# as large as a step, 3.5e-4: that is why the bound is absolute, and that far above what is seen.
+TOLERANCE = 2e-6
+
+pytestmark = pytest.mark.timeout(400)  # four tries to meet, of 45 s and some
+LAUNCHERS = ["network", "mpirun"]
+
+
+def run(folder: Path, launcher: str, size: int, module: str, *arguments: str) -> None:
+    """Runs a test script as the ranks of a launch."""
+    if launcher == "mpirun" and size > 1:
+        if shutil.which("mpirun") is None:
+            pytest.skip("mpirun is not installed (Debian: openmpi-bin)")
+        told = ["mpirun", str(size), "127.0.0.1"]
+    else:
+        told = ["network", str(size), "127.0.0.1", str(free_port()), "127.0.0.1"]
+    flags = [f"--logs={folder / 'logs'}", "--", "--device_target=CPU"]
+    launch = launch_of(*parse_args([*told, *flags]))
+    command = [sys.executable, "-m", module, str(folder), *arguments]
+    code = Supervisor(dataclasses.replace(launch, command=command), StopFlag()).run()
+    logs = "\n".join(path.read_text()[-2000:] for path in (folder / "logs").glob("*.log"))
+    assert code == 0, logs
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Finds the modules, and leaves what MindSpore writes with the test."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Array]]:
+    """What one rank makes of the whole batches, by "dense" and "sparse"."""
+    trained = {}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        for kind in ("dense", "sparse"):
+            folder = tmp_path_factory.mktemp(kind)
+            monkeypatch.chdir(folder)
+            trained[kind] = train(folder, "network", 1, kind)[0]
+    return trained
+
+
+def train(folder: Path, launcher: str, size: int, kind: str) -> list[dict[str, Array]]:
+    """What each rank has after training."""
+    run(folder, launcher, size, "tests.rank_step", str(STEPS), str(GLOBAL_BATCH), kind)
+    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(size)]
+
+
+def assert_trains_the_same(ranks: list[dict[str, Array]], alone: dict[str, Array]) -> None:
+    for rank in ranks[1:]:
+        assert rank.keys() == ranks[0].keys()
+        for name, value in rank.items():
+            assert value.tobytes() == ranks[0][name].tobytes(), f"ranks differ in {name}"
+    assert ranks[0].keys() == alone.keys()
+    for name, value in alone.items():
+        np.testing.assert_allclose(ranks[0][name], value, rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_does(tmp_path: Path, alone: dict[str, dict[str, Array]]) -> None:
+    assert_trains_the_same(train(tmp_path, "network", 2, "dense"), alone["dense"])
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ranks_of_each_launcher_train_what_one_does(
+    launcher: str, size: int, kind: str, tmp_path: Path, alone: dict[str, dict[str, Array]]
+) -> None:
+    assert_trains_the_same(train(tmp_path, launcher, size, kind), alone[kind])
+
+
+@pytest.mark.ranks
+def test_training_moves_the_weights_by_far_more_than_the_tolerance(
+    alone: dict[str, dict[str, Array]], tmp_path: Path
+) -> None:
+    """Else ranks that do not train at all would pass."""
+    run(tmp_path, "network", 1, "tests.rank_step", "0", str(GLOBAL_BATCH), "dense")
+    untrained = dict(np.load(tmp_path / "0.npz"))
+    moved = {
+        name: np.abs(value - untrained[name]).max()
+        for name, value in alone["dense"].items()
+        if name in untrained and value.shape == untrained[name].shape
+    }
+    for name in ("wide_weight", "embedding_table"):
+        found = [by for full, by in moved.items() if name in full]
+        assert found and max(found) > 100 * TOLERANCE, name
+
+
+# --- what ranks tell each other
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ranks_talk_agree_and_find_what_differs(launcher: str, size: int, tmp_path: Path) -> None:
+    run(tmp_path, launcher, size, "tests.rank_messages")
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
+    for rank in told:
+        assert_talk(rank, size)
+    assert_equalised(told, size)
+    for number, rank in enumerate(told):
+        assert rank["met"] is True
+        assert rank["attempts"] == number + 1, "an attempt that came off is not made again"
+        assert rank["told"] == ("done" if number == 0 else None)
+        assert rank["stop"] is True
+        last = number == size - 1
+        assert rank["reason"] == ("a test" if last else f"rank {size - 1} asked for a stop")
+
+
+def assert_talk(told: dict[str, Any], size: int) -> None:
+    assert told["shared"] == MESSAGE
+    assert told["longer"] is True
+    assert told["empty"] == ""
+    expected = np.stack([ODD + np.float32(rank) for rank in range(size)])
+    assert np.array(told["gathered"], np.float32).tobytes() == expected.tobytes()
+    assert told["sum"] == [[size * (size + 1) / 2] * 3] * 2
+
+
+def assert_equalised(told: list[dict[str, Any]], size: int) -> None:
+    others = list(range(1, size))
+    unlike = {name: others for name in ("floats", "half", "whole", "bytes")}
+    expected = Weights(seed=0).bits()
+    for rank in told:
+        assert rank["differing"] == unlike
+        assert rank["sent"] == len(unlike)
+        assert rank["again"] == 0, "weights that are equal are not sent"
+        assert rank["bits"] == expected, "rank 0's weights, bit by bit"
+        assert rank["refused"] == (
+            f"rank {size - 1} differs from rank 0 in floats: the ranks no longer train one model"
+        )
+
+
+def test_a_rank_that_is_alone_talks_to_itself() -> None:
+    ranks = Ranks()
+    assert (ranks.rank, ranks.size, ranks.alone, ranks.is_first) == (0, 1, True, True)
+    assert ranks.share(MESSAGE) == MESSAGE
+    assert ranks.gather(ODD).tolist() == [ODD.tolist()]
+    network = Weights(seed=3)
+    before = network.bits()
+    assert ranks.make_equal(network) == 0
+    ranks.verify_equal(network)
+    assert network.bits() == before
