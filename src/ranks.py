@@ -157,7 +157,8 @@ class Ranks:
                 values = np.ascontiguousarray(parameter.asnumpy())
                 data = self._broadcast(values.tobytes() if self.is_first else b"", values.nbytes)
                 if not self.is_first:
-                    sent = np.frombuffer(data, values.dtype).reshape(values.shape)
+                    # Not the shape of `values`: a scalar has become an array of one there.
+                    sent = np.frombuffer(data, values.dtype).reshape(parameter.shape)
                     parameter.set_data(Tensor(sent.copy(), parameter.dtype))
         self.verify_equal(network)
         return len(differing)

@@ -47,6 +47,7 @@ class Weights(nn.Cell):  # type: ignore[misc]
             "half": random.normal(size=9).astype(np.float16),
             "whole": random.integers(-(2**31), 2**31 - 1, 5, dtype=np.int32),
             "bytes": random.integers(0, 256, 3, dtype=np.uint8),
+            "scalar": np.array(random.normal(), np.float32),
         }
         for name, value in values.items():
             setattr(self, name, ms.Parameter(ms.Tensor(value), name=name))

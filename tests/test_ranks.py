@@ -153,7 +153,7 @@ def assert_talk(told: dict[str, Any], size: int) -> None:
 
 def assert_equalised(told: list[dict[str, Any]], size: int) -> None:
     others = list(range(1, size))
-    unlike = {name: others for name in ("floats", "half", "whole", "bytes")}
+    unlike = {name: others for name in ("floats", "half", "whole", "bytes", "scalar")}
     expected = Weights(seed=0).bits()
     for rank in told:
         assert rank["differing"] == unlike
