@@ -37,6 +37,7 @@ import producer
 from examples.local_services import (
     ROOT,
     EngineService,
+    KafkaService,
     broker_answers,
     engine_is_running,
     stop_engine,
@@ -256,14 +257,16 @@ STEPS = (
     *("yrctl start", "python producer.py", "python consumer.py", "python online_train.py"),
     "yrctl stop",
 )
-OTHERS = (
-    *("make demo", "make test", "make services-up", "make services-down"),
-    "python examples/quickstart.py --data day_0.tsv",
-)
+OWN_FILE = "python examples/quickstart.py --data day_0.tsv"
+DEMO = "make demo"
+ADAPTIVE = f"{OWN_FILE} --config_path examples/adaptive.yaml"
+MANY_CARDS = ("bash run_dist", "bash mpirun_dist", "make demo-ranks")
+OTHERS = ("make test", "make services-up", "make services-down")
 
 
 def test_every_command_is_run_by_a_test_and_the_steps_stand_in_order() -> None:
-    tested = {*map(only, (*STEPS, *OTHERS)), *IN_EVERY_TERMINAL}
+    tested = {*map(only, (*STEPS, *OTHERS, *MANY_CARDS)), *IN_EVERY_TERMINAL}
+    tested |= {DEMO, OWN_FILE, ADAPTIVE}
     assert set(COMMANDS) == tested
     places = [COMMANDS.index(only(step)) for step in STEPS]
     assert places == sorted(places)
@@ -303,14 +306,38 @@ def test_make_demo_and_the_users_own_file_work_as_written(
     terminals: Terminals, engine: EngineService
 ) -> None:
     began = time.monotonic()
-    said = terminals.make(only("make demo")).splitlines()
+    said = terminals.make(DEMO).splitlines()
     assert time.monotonic() - began < 180
     assert len([line for line in said if LOSS_LINE.fullmatch(line)]) >= 50
     assert said[-1].startswith("produced 10000 rows")
     assert list((terminals.folder / "ckpt").glob("widedeep_train-*.ckpt"))
     write_sample([terminals.folder / "day_0.tsv"], 900)
-    said = terminals.run(only("python examples/quickstart.py --data")).splitlines()
-    assert said[-1].startswith("produced 600 rows")
+    for command in (OWN_FILE, ADAPTIVE):
+        said = terminals.run(command).splitlines()
+        assert said[-1].startswith("produced 600 rows")
+    assert "progressive AUC" in said[-1]
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(900)
+def test_many_cards_work_as_written(terminals: Terminals, engine: EngineService) -> None:
+    demo, by_network, by_mpi = only("make demo-ranks"), *map(only, MANY_CARDS[:2])
+    said = terminals.make(demo).splitlines()
+    assert said[-1].startswith("produced 10000 rows")
+    assert "trained 10000 rows in 50 steps on 2 ranks by mpirun" in said[-1]
+    with KafkaService(terminals.folder / "broker", terminals.port):
+        for step in ("python examples/make_sample.py", "python examples/process_data.py"):
+            terminals.run(only(step))
+        terminals.run(only("python kafka_client.py"))
+        terminals.run(only("python producer.py"))
+        consumer_command = only("python consumer.py").replace("_shards=1", "_shards=2")
+        consuming = terminals.start(consumer_command)
+        for steps, command in ((10, by_network), (20, by_mpi)):
+            flags = f"-- --fresh --bootstrap_servers=127.0.0.1:{terminals.port}"
+            training = terminals.start(f"{command} {flags} --max_steps={steps}")
+            assert training.wait(LONG) == 0, terminals.said(training)
+            assert f", step: {steps}, wide_loss" in terminals.stdout(training)
+        terminals.press_ctrl_c(consuming, within=5)
 
 
 def test_make_test_collects_all_tests(terminals: Terminals) -> None:
