@@ -275,7 +275,9 @@ class Supervisor:
         """Says what went wrong, and whether another attempt is worth while."""
         if wrong:
             logger.error("%s", wrong)
-            return End.FAILED
+            # Its own patience with ranks that do not register may be the first to end.
+            is_early = self._scheduler_is_gone() and not self._beats(pulses)
+            return End.NOT_MET if is_early else End.FAILED
         time.sleep(BLAME_SECONDS)
         failed = [rank for rank in self._ranks if rank.code]
         is_early = self._flag.is_set() and not self._beats(pulses)
@@ -289,6 +291,9 @@ class Supervisor:
             words = self._last_words(name)
             logger.error("%s has failed: %s%s", title, describe(rank.code), words)
         return End.FAILED
+
+    def _scheduler_is_gone(self) -> bool:
+        return self._scheduler is not None and self._scheduler.code is not None
 
     def _blamed_by_mpirun(self) -> Optional[int]:
         found = MPIRUN_BLAMES.search("\n".join(self._output.tail("mpirun")))

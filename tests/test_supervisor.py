@@ -496,12 +496,31 @@ def test_a_scheduler_that_is_lost_ends_the_ranks_and_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(supervisor_module, "END_SECONDS", 1.0)
-    launch = with_scheduler(tmp_path, f"wait_for('pid_0', 'pid_1'); {end}", "time.sleep(60)")
+    rank = "beat(rank=index, rounds=1); (folder / f'met_{index}').touch(); time.sleep(60)"
+    launch = with_scheduler(tmp_path, f"wait_for('met_0', 'met_1'); {end}", rank)
     began = time.monotonic()
     assert run(launch) == 1
     assert time.monotonic() - began < 15
     assert f"the scheduler has ended ({named})" in errors(caplog)
     assert is_gone(pid(tmp_path, "0")) and is_gone(pid(tmp_path, "1"))
+
+
+def test_a_scheduler_that_is_lost_before_the_ranks_have_met_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor_module, "END_SECONDS", 1.0)
+    scheduler = """
+        if not (folder / "again").exists():
+            wait_for("pid_0", "pid_1")
+            time.sleep(1)  # by then the ranks wait
+            (folder / "again").touch()
+            sys.exit(0)
+        time.sleep(60)
+    """
+    rank = "sys.exit(0) if (folder / 'again').exists() else time.sleep(60)"
+    assert run(with_scheduler(tmp_path, scheduler.strip(), rank)) == 0
+    assert "the scheduler has ended (exit code 0)" in errors(caplog)
+    assert caplog.text.count("trying again on port") == 1
 
 
 def test_ranks_that_did_not_meet_are_started_again_on_another_port(
