@@ -27,7 +27,7 @@ from src.stop import StopFlag
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 4
+ATTEMPTS = 6
 LISTEN_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 BLAME_SECONDS = 1.0  # within which another rank's failure may turn out to be the first one's cause
