@@ -244,7 +244,7 @@ def evaluate(scorer: Scorer, data: Path, skip: int, limit: Optional[int]) -> Eva
                 ids, weights, oov = scorer.fields(parsed)
                 found.metrics.add(_logits(scorer.model, ids, weights), parsed.label)
                 found.oov += count_oov(oov)
-                found.missing += parsed.categorical.isna().to_numpy().sum(axis=0)
+                found.missing += np.count_nonzero(parsed.codes < 0, axis=0)
             progress.update(lines)
     return found
 

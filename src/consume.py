@@ -24,12 +24,12 @@ from mindpandas import config as mindpandas_config
 from src.arrays import Array
 from src.bad_rows import BadRowGuard, OffsetRanges
 from src.channel import WindowSender
-from src.criteo import CATEGORICAL_COLUMNS, ParsedRows, parse_messages
+from src.criteo import DENSE_SIZE, ParsedRows, parse_messages
 from src.dead_letters import DeadLetter
 from src.dictionaries import Dictionaries
 from src.features import (
     DENSE_TRANSFORMS,
-    CategoricalLookUp,
+    ColumnFunctions,
     DenseCoding,
     assemble,
     oov_bits,
@@ -75,7 +75,7 @@ class FeatureBuilder:
         self, dictionaries: Dictionaries, dense_transform: str = "minmax", vocab_size: int = 0
     ) -> None:
         self._dense = DenseCoding(dense_transform, dictionaries, vocab_size)
-        self._categorical = CategoricalLookUp(dictionaries)
+        self._dictionaries = dictionaries
         self._oov_ids = dictionaries.oov_ids
         self.free_ids = (dictionaries.vocab_size_needed, self._dense.end_id)
         self.fingerprint = self._dense.fingerprint
@@ -85,10 +85,12 @@ class FeatureBuilder:
 
     def build(self, rows: ParsedRows) -> tuple[Array, Array]:
         """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows."""
-        dense = mindpandas.DataFrame(rows.dense).apply(self._dense.column, axis=0)
-        categorical = mindpandas.DataFrame(rows.categorical).apply(self._categorical.column, axis=0)
-        dense_ids, dense_weights = self._dense.fields(dense.to_pandas().to_numpy())
-        return assemble(dense_weights, categorical.to_pandas().to_numpy(), dense_ids)
+        functions = ColumnFunctions(self._dense, self._dictionaries, rows.values)
+        # Once for all columns: each of MindPandas' operators starts threads of its own.
+        made = mindpandas.DataFrame(rows.fields).apply(functions.column, axis=0).to_pandas()
+        dense, categorical = made.iloc[:, :DENSE_SIZE], made.iloc[:, DENSE_SIZE:]
+        dense_ids, dense_weights = self._dense.fields(dense.to_numpy())
+        return assemble(dense_weights, categorical.to_numpy(), dense_ids)
 
     def oov(self, ids: Array) -> Array:
         """Which categorical fields of rows built here are out of vocabulary, uint32[rows]."""
@@ -98,8 +100,8 @@ class FeatureBuilder:
         """The values that are out of vocabulary, of rows whose ids were built here."""
         is_unknown = oov_cells(self.oov(ids))
         columns = [
-            unknown_values_of_column(rows.categorical[name], is_unknown[:, place])
-            for place, name in enumerate(CATEGORICAL_COLUMNS)
+            unknown_values_of_column(codes, values, is_unknown[:, place])
+            for place, (codes, values) in enumerate(zip(rows.codes.T, rows.values))
         ]
         widest = max(column.dtype.itemsize for column in columns)
         # Few widths: a trainer puts rows of several windows together.

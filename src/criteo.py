@@ -71,16 +71,36 @@ class ParsedRows:
     Attributes:
         index: int64[n], each row's place in the list that was parsed, ascending.
         label: float32[n], 0 or 1.
-        dense: DataFrame[n, 13] of float64, NaN where missing.
-        categorical: DataFrame[n, 26] of pandas categories, code -1 where missing.
+        fields: DataFrame[n, 39]: the dense columns in float64, NaN where missing, then for each
+            categorical one the place of the value in ``values`` in int32, -1 where missing.
+        values: The distinct values of each categorical column.
         bad: The messages that are no rows, in order.
     """
 
     index: Array
     label: Array
-    dense: pd.DataFrame
-    categorical: pd.DataFrame
+    fields: pd.DataFrame
+    values: Sequence[Sequence[str]]
     bad: Sequence[BadRow]
+
+    @property
+    def dense(self) -> pd.DataFrame:
+        """DataFrame[n, 13] of float64, NaN where missing."""
+        return self.fields.iloc[:, :DENSE_SIZE]
+
+    @property
+    def codes(self) -> Array:
+        """int32[n, 26], the categorical columns' places in ``values``, -1 where missing."""
+        codes: Array = self.fields.iloc[:, DENSE_SIZE:].to_numpy()
+        return codes
+
+    @property
+    def categorical(self) -> pd.DataFrame:
+        """DataFrame[n, 26] of pandas categories, for who wants to see the values themselves."""
+        columns = zip(CATEGORICAL_COLUMNS, self.codes.T, self.values)
+        return pd.DataFrame(
+            {name: pd.Categorical.from_codes(codes, values) for name, codes, values in columns}
+        )
 
 
 def parse_messages(values: Sequence[bytes | None], value_format: str = "tsv") -> ParsedRows:
@@ -337,12 +357,23 @@ def _shown(value: Any) -> str:
 
 def _to_parsed_rows(table: pa.Table, index: Array, bad: Sequence[BadRow]) -> ParsedRows:
     dense = np.empty((table.num_rows, DENSE_SIZE), dtype=np.float64, order="F")
+    codes = np.empty((table.num_rows, CATEGORICAL_SIZE), dtype=np.int32, order="F")
     for place, column in enumerate(DENSE_COLUMNS):
         dense[:, place] = table[column].to_numpy()
+    values = []
+    for place, column in enumerate(CATEGORICAL_COLUMNS):
+        (chunk,) = table[column].chunks  # it was read as one block
+        codes[:, place] = chunk.indices.fill_null(-1).to_numpy()
+        # Through NumPy: pyarrow's own list of strings takes several times as long.
+        values.append(chunk.dictionary.to_numpy(zero_copy_only=False).tolist())
+    parts = (
+        pd.DataFrame(dense, columns=list(DENSE_COLUMNS), copy=False),
+        pd.DataFrame(codes, columns=list(CATEGORICAL_COLUMNS), copy=False),
+    )
     return ParsedRows(
         index=index,
         label=table[LABEL].to_numpy().astype(np.float32),
-        dense=pd.DataFrame(dense, columns=list(DENSE_COLUMNS), copy=False),
-        categorical=table.select(list(CATEGORICAL_COLUMNS)).to_pandas(),
+        fields=pd.concat(parts, axis=1, copy=False),
+        values=values,
         bad=bad,
     )

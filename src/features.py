@@ -6,7 +6,7 @@ They are pure and work on whole columns; the consumer runs them through MindPand
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,11 @@ MAX_VALUE_BYTES = 64
 UNLEARNABLE = b"\xff"
 """Stands for a value that is not sent for its length; it is not UTF-8, so it is no value itself."""
 _RESERVED = {"minmax": 0, "log": 1, "bucket": BUCKETS}
+_CATEGORICAL_PLACE = {name: place for place, name in enumerate(CATEGORICAL_COLUMNS)}
 _BITS = 1 << np.arange(CATEGORICAL_SIZE, dtype=np.uint32)
 
 
-def scale_dense_column(column: pd.Series, minimum: float, maximum: float) -> pd.Series:
+def scale_dense_column(column: pd.Series, minimum: float, maximum: float) -> Array:
     """(x − min) / (max − min), and 0 where x is missing or max = min.
 
     Args:
@@ -38,19 +39,19 @@ def scale_dense_column(column: pd.Series, minimum: float, maximum: float) -> pd.
     """
     width = maximum - minimum
     if width == 0:
-        return pd.Series(np.zeros(len(column), dtype=np.float32), name=column.name)
-    scaled = (column.to_numpy() - minimum) / width
-    return pd.Series(np.nan_to_num(scaled, copy=False).astype(np.float32), name=column.name)
+        return np.zeros(len(column), dtype=np.float32)
+    scaled: Array = (column.to_numpy() - minimum) / width
+    return np.nan_to_num(scaled, copy=False).astype(np.float32)
 
 
-def log_dense_column(column: pd.Series) -> pd.Series:
+def log_dense_column(column: pd.Series) -> Array:
     """sign(x) · ln(1 + |x|), float32[rows] of float64[rows]; NaN where missing."""
     numbers = column.to_numpy()
-    logs = np.copysign(np.log1p(np.abs(numbers)), numbers)
-    return pd.Series(logs.astype(np.float32), name=column.name)
+    logs: Array = np.copysign(np.log1p(np.abs(numbers)), numbers).astype(np.float32)
+    return logs
 
 
-def bucket_dense_column(column: pd.Series) -> pd.Series:
+def bucket_dense_column(column: pd.Series) -> Array:
     """Log-spaced buckets: 0 where missing, 1 below zero, 2 + ⌊4 · ln(1 + x)⌋, at most 63.
 
     Args:
@@ -63,50 +64,51 @@ def bucket_dense_column(column: pd.Series) -> pd.Series:
     with np.errstate(invalid="ignore"):
         bucket = 2 + np.floor(BUCKETS_PER_E_FOLD * np.log1p(np.maximum(numbers, 0)))
         bucket = np.where(numbers < 0, 1, np.minimum(bucket, BUCKETS - 1))
-    return pd.Series(np.nan_to_num(bucket).astype(np.int32), name=column.name)
+    return np.nan_to_num(bucket).astype(np.int32)
 
 
 def look_up_categorical_column(
-    column: pd.Series, id_by_value: Mapping[str, int], oov_id: int
-) -> pd.Series:
+    codes: Array, values: Sequence[str], id_by_value: Mapping[str, int], oov_id: int
+) -> Array:
     """The id of each value; the out-of-vocabulary id where it is unknown.
 
     A missing value is the empty string: unknown unless the dictionary gives that an id. Each
     distinct value of the window is looked up once and its id spread over the rows.
 
     Args:
-        column: A pandas categorical column, code -1 where missing.
+        codes: int32[rows], the place of each row's value in ``values``, -1 where missing.
+        values: The distinct values of the window.
         id_by_value: The column's own dictionary.
         oov_id: The column's out-of-vocabulary id.
 
     Returns:
         int32[rows].
     """
-    values = column.cat.categories.tolist()
     ids = np.empty(len(values) + 1, dtype=np.int32)
     known = map(id_by_value.get, values, [oov_id] * len(values))
     ids[:-1] = np.fromiter(known, dtype=np.int32, count=len(values))
     ids[-1] = id_by_value.get("", oov_id)  # code -1, a missing value, picks the last entry
-    return pd.Series(ids[column.cat.codes.to_numpy()], name=column.name)
+    looked_up: Array = ids[codes]
+    return looked_up
 
 
-def unknown_values_of_column(column: pd.Series, is_unknown: Array) -> Array:
+def unknown_values_of_column(codes: Array, values: Sequence[str], is_unknown: Array) -> Array:
     """The values that are out of vocabulary, as they are sent to a trainer that learns them.
 
     Args:
-        column: A pandas categorical column, code -1 where missing.
+        codes: int32[rows], the place of each row's value in ``values``, -1 where missing.
+        values: The distinct values of the window.
         is_unknown: bool[rows].
 
     Returns:
         S[rows]: UTF-8 where unknown, empty where known or missing, ``UNLEARNABLE`` where it takes
         more than 64 bytes or ends with a NUL, which fixed width would cut off.
     """
-    values, codes = column.cat.categories, column.cat.codes.to_numpy()
     is_wanted = np.zeros(len(values) + 1, dtype=bool)
     is_wanted[codes[is_unknown]] = True
     is_wanted[-1] = False  # code -1, a missing value
     wanted = np.flatnonzero(is_wanted)
-    encoded = np.array([b"", *map(_sent, values[wanted].tolist())], dtype=np.bytes_)
+    encoded = np.array([b"", *(_sent(values[at]) for at in wanted.tolist())], dtype=np.bytes_)
     place = np.zeros(len(values) + 1, dtype=np.int64)
     place[wanted] = np.arange(1, len(wanted) + 1)
     sent: Array = encoded[place[codes]]
@@ -164,7 +166,7 @@ class DenseCoding:
         text = f"{self._dictionaries.fingerprint} {self.transform} {self.end_id}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
-    def column(self, column: pd.Series) -> pd.Series:
+    def column(self, column: pd.Series) -> Array:
         """The column function that ``fields`` makes fields of."""
         if self.transform == "bucket":
             return bucket_dense_column(column)
@@ -187,18 +189,30 @@ class DenseCoding:
         return ids, coded
 
 
-class CategoricalLookUp:
-    """The look-up bound to the dictionaries, as ``apply`` wants it."""
+class ColumnFunctions:
+    """The column functions of one window, as ``apply`` wants them: one for any of its columns.
 
-    def __init__(self, dictionaries: Dictionaries) -> None:
+    Args:
+        dense: Codes dense columns.
+        dictionaries: Ids of the categorical values.
+        values: The distinct values of each categorical column, see ``criteo.ParsedRows``.
+    """
+
+    def __init__(
+        self, dense: DenseCoding, dictionaries: Dictionaries, values: Sequence[Sequence[str]]
+    ) -> None:
+        self._dense = dense
         self._dictionaries = dictionaries
-        self._place = {name: place for place, name in enumerate(CATEGORICAL_COLUMNS)}
+        self._values = values
 
-    def column(self, column: pd.Series) -> pd.Series:
-        """``look_up_categorical_column`` for the column of that name."""
-        place = self._place[str(column.name)]
+    def column(self, column: pd.Series) -> Array:
+        """What becomes of the column of that name: int32[rows] or float32[rows]."""
+        place = _CATEGORICAL_PLACE.get(str(column.name))
+        if place is None:
+            return self._dense.column(column)
         return look_up_categorical_column(
-            column,
+            column.to_numpy(),
+            self._values[place],
             self._dictionaries.ids_by_column[place],
             int(self._dictionaries.oov_ids[place]),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 from typing import Optional, cast
 
@@ -18,8 +19,15 @@ from src.consume import (
     SessionFollower,
     WindowAssembler,
 )
-from src.criteo import FIELD_SIZE, ParsedRows
+from src.criteo import (
+    CATEGORICAL_COLUMNS,
+    DENSE_COLUMNS,
+    FIELD_SIZE,
+    ParsedRows,
+    parse_messages,
+)
 from src.dead_letters import DeadLetter
+from src.dictionaries import Dictionaries
 from src.kafka_source import HeldRows, RowSource, SourceError
 from src.position import Commit, Position, PositionTracker
 from src.window import UnknownValues
@@ -48,6 +56,40 @@ class NumberFeatures:
     def unknown(self, rows: ParsedRows, ids: Array) -> UnknownValues:
         values = np.repeat(ids[:, :1].astype("S8"), 26, axis=1)
         return UnknownValues(values, free_ids=(50, 90))
+
+
+@pytest.mark.parametrize("rows", [1, 13, 26, 39, 500])
+def test_mindpandas_applies_every_column_function_whatever_the_number_of_rows(rows: int) -> None:
+    """Where rows and columns are equally many, pandas may take the one for the other."""
+    generator = random.Random(rows)
+    values = ["", *(f"v{number}" for number in range(20))]
+    lines = [
+        [str(generator.randrange(2)), *(str(generator.randrange(-3, 50)) for _ in range(13))]
+        + generator.choices(values, k=26)
+        for _ in range(rows)
+    ]
+    names = [*DENSE_COLUMNS, *(f"OOV{name}" for name in CATEGORICAL_COLUMNS)]
+    known = [f"{name}_v{number}" for name in CATEGORICAL_COLUMNS for number in range(0, 20, 2)]
+    id_of = {name: number for number, name in enumerate([*names, *known])}
+    made = Dictionaries(
+        dict.fromkeys(DENSE_COLUMNS, 50.0), dict.fromkeys(DENSE_COLUMNS, -5.0), id_of
+    )
+    parsed = parse_messages(["\t".join(line).encode() for line in lines])
+    ids, weights = FeatureBuilder(made).build(parsed)
+    wanted = [
+        [
+            *range(13),
+            *(
+                id_of.get(f"{name}_{value}", id_of[f"OOV{name}"])
+                for name, value in zip(CATEGORICAL_COLUMNS, line[14:])
+            ),
+        ]
+        for line in lines
+    ]
+    assert ids.tolist() == wanted
+    dense = np.array([[int(text) for text in line[1:14]] for line in lines])
+    np.testing.assert_allclose(weights[:, :13], (dense + 5) / 55, rtol=1e-6)
+    assert (weights[:, 13:] == 1).all()
 
 
 class HeldInMemory:

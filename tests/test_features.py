@@ -8,12 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS, FIELD_SIZE, parse_messages
+from src.arrays import Array
+from src.criteo import (
+    CATEGORICAL_COLUMNS,
+    DENSE_COLUMNS,
+    DENSE_SIZE,
+    FIELD_SIZE,
+    ParsedRows,
+    parse_messages,
+)
 from src.dictionaries import Dictionaries, DictionaryError
 from src.features import (
     BUCKETS,
     UNLEARNABLE,
-    CategoricalLookUp,
+    ColumnFunctions,
     DenseCoding,
     assemble,
     bits_of_cells,
@@ -41,8 +49,10 @@ def dense_column(*values: float) -> pd.Series:
     return pd.Series(np.array(values, dtype=np.float64), name="I1")
 
 
-def categorical_column(*values: Any) -> pd.Series:
-    return pd.Series(pd.Categorical(values), name="C1")
+def categorical_column(*values: Any) -> tuple[Array, list[str]]:
+    """Codes and distinct values."""
+    column = pd.Categorical(values)
+    return column.codes.astype(np.int32), column.categories.tolist()
 
 
 @pytest.mark.parametrize(
@@ -70,34 +80,30 @@ def test_a_dense_value_is_scaled_by_its_columns_bounds(
     scaled = scale_dense_column(column, minimum, maximum)
     assert scaled.dtype == np.float32
     assert scaled.tolist() == [np.float32(weight)] * 2
-    assert scaled.name == "I1"
     pd.testing.assert_series_equal(column, before)
 
 
 def test_known_unknown_and_missing_values_get_their_ids() -> None:
     column = categorical_column("b", "a", None, "unseen", "b")
-    ids = look_up_categorical_column(column, {"a": 40, "b": 41}, oov_id=13)
+    ids = look_up_categorical_column(*column, {"a": 40, "b": 41}, oov_id=13)
     assert ids.dtype == np.int32
     assert ids.tolist() == [41, 40, 13, 13, 41]
-    assert ids.name == "C1"
 
 
 def test_a_missing_value_gets_the_id_of_the_empty_string_where_there_is_one() -> None:
-    ids = look_up_categorical_column(categorical_column(None, "x"), {"": 50}, oov_id=13)
+    ids = look_up_categorical_column(*categorical_column(None, "x"), {"": 50}, oov_id=13)
     assert ids.tolist() == [50, 13]
 
 
 def test_a_column_without_any_value_is_out_of_vocabulary() -> None:
-    assert look_up_categorical_column(categorical_column(None, None), {}, 13).tolist() == [13, 13]
-    assert look_up_categorical_column(categorical_column(), {}, 13).tolist() == []
+    assert look_up_categorical_column(*categorical_column(None, None), {}, 13).tolist() == [13, 13]
+    assert look_up_categorical_column(*categorical_column(), {}, 13).tolist() == []
 
 
 def test_categorical_columns_are_looked_up_by_the_builders_names_with_the_value() -> None:
-    functions = CategoricalLookUp(
-        make_dictionaries(**{"C1_68fd1e64": 39, "C2_68fd1e64": 40, "C14_68fd1e64": 41})
-    )
-    line = b"\t".join([b"1", *[b""] * 13, *[b"68fd1e64"] * 26])
-    ids = parse_messages([line]).categorical.apply(functions.column, axis=0).to_numpy()
+    made = make_dictionaries(**{"C1_68fd1e64": 39, "C2_68fd1e64": 40, "C14_68fd1e64": 41})
+    rows = parse_messages([b"\t".join([b"1", *[b""] * 13, *[b"68fd1e64"] * 26])])
+    ids = fields_of(rows, made)[:, DENSE_SIZE:]
     oov = {f"C{place}": 12 + place for place in range(1, 27)}
     assert oov["C1"] == 13
     known = {"C1": 39, "C2": 40, "C14": 41}
@@ -105,8 +111,15 @@ def test_categorical_columns_are_looked_up_by_the_builders_names_with_the_value(
 
 
 def test_a_value_known_to_another_column_only_is_unknown() -> None:
-    functions = CategoricalLookUp(make_dictionaries(C2_x=39))
-    assert functions.column(categorical_column("x")).tolist() == [13]
+    rows = parse_messages([b"\t".join([b"1", *[b""] * 13, b"x", *[b""] * 25])])
+    assert fields_of(rows, make_dictionaries(C2_x=39))[0, DENSE_SIZE] == 13
+
+
+def fields_of(rows: ParsedRows, made: Dictionaries) -> Array:
+    """All columns after their functions."""
+    functions = ColumnFunctions(DenseCoding("minmax", made, 0), made, rows.values)
+    applied: Array = rows.fields.apply(functions.column, axis=0).to_numpy()
+    return applied
 
 
 def test_each_dense_column_is_scaled_by_its_own_bounds() -> None:
@@ -236,16 +249,16 @@ def test_the_fingerprint_tells_transforms_and_vocabulary_sizes_apart() -> None:
 
 def test_only_values_out_of_vocabulary_are_sent_and_missing_ones_are_empty() -> None:
     column = categorical_column("ab", "known", None, "ab", "ü")
-    sent = unknown_values_of_column(column, np.array([True, False, True, True, True]))
+    sent = unknown_values_of_column(*column, np.array([True, False, True, True, True]))
     assert sent.tolist() == [b"ab", b"", b"", b"ab", "ü".encode()]
 
 
 def test_a_value_that_fixed_width_would_change_is_sent_as_unlearnable() -> None:
     column = categorical_column("a" * 64, "a" * 65, "a\0")
-    sent = unknown_values_of_column(column, np.ones(3, dtype=bool))
+    sent = unknown_values_of_column(*column, np.ones(3, dtype=bool))
     assert sent.tolist() == [b"a" * 64, UNLEARNABLE, UNLEARNABLE]
 
 
 def test_a_column_without_unknown_values_sends_none() -> None:
-    sent = unknown_values_of_column(categorical_column("a", "b"), np.zeros(2, dtype=bool))
+    sent = unknown_values_of_column(*categorical_column("a", "b"), np.zeros(2, dtype=bool))
     assert sent.tolist() == [b"", b""]
