@@ -43,7 +43,7 @@ def session_of(group: RecordedCommits, position: Position) -> TrainerSession:
 def test_a_session_begins_with_a_commit_of_its_position_under_a_number_of_its_own() -> None:
     group = RecordedCommits()
     sessions = [session_of(group, Position({0: 5})) for _ in range(2)]
-    assert group.commits == [Commit(Position({0: 5}), session.number) for session in sessions]
+    assert group.commits == [Commit(Position({0: 5}), session.number, 1) for session in sessions]
     assert sessions[0].number != sessions[1].number
 
 
