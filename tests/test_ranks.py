@@ -27,10 +27,9 @@ from tests.rank_messages import MESSAGE, ODD, Weights
 ROOT = Path(__file__).parent.parent
 STEPS = 20
 GLOBAL_BATCH = 24
-# Weights are of the order of 0.01 to 1. N sums of b rows' gradients are added in another order than
-# one sum of N · b rows: some units in the last place a step (float32: 6e-8 of the value). Adam
-# divides each gradient by its own size, so where a gradient is rounding itself a difference may be
-# as large as a step, 3.5e-4: that is why the bound is absolute, and that far above what is seen.
+# Of the largest value of each parameter: 17 units in the last place of a float32. N sums of b rows'
+# gradients are added in another order than one sum of N · b rows, which costs a unit or two a step,
+# up or down; after 20 steps 4.6e-7 is the most that was seen, in a first moment of Adam's.
 TOLERANCE = 2e-6
 
 pytestmark = pytest.mark.timeout(400)  # six tries to meet, of 25 s and some
@@ -86,7 +85,8 @@ def assert_trains_the_same(ranks: list[dict[str, Array]], alone: dict[str, Array
             assert value.tobytes() == ranks[0][name].tobytes(), f"ranks differ in {name}"
     assert ranks[0].keys() == alone.keys()
     for name, value in alone.items():
-        np.testing.assert_allclose(ranks[0][name], value, rtol=0, atol=TOLERANCE, err_msg=name)
+        bound = TOLERANCE * np.abs(value).max()
+        np.testing.assert_allclose(ranks[0][name], value, rtol=0, atol=bound, err_msg=name)
 
 
 @pytest.mark.slow
@@ -111,14 +111,10 @@ def test_training_moves_the_weights_by_far_more_than_the_tolerance(
     """Else ranks that do not train at all would pass."""
     run(tmp_path, "network", 1, "tests.rank_step", "0", str(GLOBAL_BATCH), "dense")
     untrained = dict(np.load(tmp_path / "0.npz"))
-    moved = {
-        name: np.abs(value - untrained[name]).max()
-        for name, value in alone["dense"].items()
-        if name in untrained and value.shape == untrained[name].shape
-    }
-    for name in ("wide_weight", "embedding_table"):
-        found = [by for full, by in moved.items() if name in full]
-        assert found and max(found) > 100 * TOLERANCE, name
+    for name in ("wide_weight", "embedding_table", "deep.0.weight"):
+        value = alone["dense"][name]
+        moved = np.abs(value - untrained[name]).max()
+        assert moved > 1000 * TOLERANCE * np.abs(value).max(), name
 
 
 # --- what ranks tell each other
