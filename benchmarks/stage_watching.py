@@ -1,8 +1,10 @@
 """``watching``: a step with all that watches it (*ours*), against the same without (*documented*).
 
-Both ways train the same network in turns of ten steps, with the callbacks of the trainer called as
-``RecModel`` calls them. A round is ten turns of each way: in it the watched steps make one report
-and give their state to one checkpoint, as they do by default.
+Both ways train the same network, a step of each in turn, and call the trainer's callbacks as
+``RecModel`` does. A round is a hundred steps of each way: in it the watched steps make one report
+and give their state to one checkpoint, as they do by default. Other work on the machine prolongs a
+step more than watching does, so for each place in the round the median over all rounds counts; what
+happens once a round happens at the same place in each.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,8 @@ from benchmarks.documented_step import DOCUMENTED_CONFIG, own_step, random_batch
 from benchmarks.report import Result
 from benchmarks.scraper import Scraper
 from benchmarks.settings import Settings
-from benchmarks.stage_train_step import EQUAL_STEPS, SEED, STEPS_A_TURN, Batches
-from benchmarks.timing import Way, medians, seconds_of, take_turns
+from benchmarks.stage_train_step import EQUAL_STEPS, SEED, Batches
+from benchmarks.timing import Way, seconds_of, take_turns
 from examples.local_services import HOST
 from src.callbacks import LedgerCallBack, LossCallBack, TrainingProgress
 from src.config import load_config
@@ -39,8 +40,10 @@ from src.position import Position
 from src.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer
 from src.wide_and_deep import ModelConfig
 
-TURNS_A_ROUND = 10
+ROUND_STEPS = 100
+SCRAPE_STEPS = (100, 50, 25, 20, 10, 5, 4, 2, 1)  # a round is a multiple of each
 SCRAPE_SECONDS = 1.0
+TIMED_STEPS = 10
 FIELDS_OOV = np.uint32(0b10110)  # it counts the same whichever fields they are
 SERVED_ROWS = "online_train_rows_total"
 
@@ -104,24 +107,22 @@ class AskForState(ms.Callback):  # type: ignore[misc]
 
 
 class AskForPage(ms.Callback):  # type: ignore[misc]
-    """Has the numbers scraped once a second of the time that its steps take."""
+    """Has the numbers scraped every so many steps."""
 
-    def __init__(self, scraper: Scraper) -> None:
+    def __init__(self, progress: TrainingProgress, scraper: Scraper, steps: int) -> None:
         super().__init__()
-        self._scraper = scraper
-        self._began = 0.0
-        self._since = 0.0
+        self._progress, self._scraper, self._steps = progress, scraper, steps
 
     def on_train_step_begin(self, run_context: Any) -> None:
         """Asks when it is time: the page is fetched while the step runs."""
-        self._began = time.perf_counter()
-        if self._since >= SCRAPE_SECONDS:
-            self._since = 0.0
+        if self._progress.step % self._steps == 0:
             self._scraper.ask()
 
-    def on_train_step_end(self, run_context: Any) -> None:
-        """Adds the step's time."""
-        self._since += time.perf_counter() - self._began
+
+def steps_between_scrapes(step_seconds: float) -> int:
+    """The most steps, of those a round is a multiple of, that take no longer than a second."""
+    fitting = (steps for steps in SCRAPE_STEPS if steps * step_seconds <= SCRAPE_SECONDS)
+    return next(fitting, 1)
 
 
 def unwatched(network: nn.Cell, batches: Batches) -> Loop:
@@ -183,7 +184,9 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watched(network: nn.Cell, batches: Batches, folder: Path) -> Iterator[Watched]:
+def watched(
+    network: nn.Cell, batches: Batches, folder: Path, scrape_steps: int
+) -> Iterator[Watched]:
     """Watched steps, with the trainer's defaults and a window of newest rows that is full."""
     config = load_config([])
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +210,7 @@ def watched(network: nn.Cell, batches: Batches, folder: Path) -> Iterator[Watche
             metrics,
             AskForState(progress, metrics, config.save_checkpoint_steps),
             timer,
-            AskForPage(scraper),
+            AskForPage(progress, scraper, scrape_steps),
         ]
         loop = Loop(network, batches, callbacks)
         yield Watched(loop, progress, metrics, scraper, path, metrics.scores().rows)
@@ -242,28 +245,35 @@ def _measure(config: ModelConfig, settings: Settings, title: str) -> dict[str, f
     check_equal(config, batches, folder)
     network = own_step(config, SEED)
     bare = unwatched(network, batches)
-    with watched(network, batches, folder) as observed:
+    bare.run(1)  # it compiles
+    step_seconds = seconds_of(lambda: bare.run(TIMED_STEPS)) / TIMED_STEPS
+    with watched(network, batches, folder, steps_between_scrapes(step_seconds)) as observed:
         ways = {"without": _turn(bare), "with": _turn(observed)}
-        turns = take_turns(ways, settings.repeats * TURNS_A_ROUND, title)
+        turns = take_turns(ways, settings.repeats * ROUND_STEPS, title, warm_up=False)
         observed.check(load_config([]).report_steps)
-    return medians({name: means(values, TURNS_A_ROUND) for name, values in turns.items()})
+    return {name: typical_mean(values, ROUND_STEPS) for name, values in turns.items()}
 
 
 def check_equal(config: ModelConfig, batches: Batches, folder: Path) -> None:
     """Fails unless watched steps give the weights that they give unwatched, to the last bit."""
     bare, observed = own_step(config, SEED), own_step(config, SEED)
     unwatched(bare, batches).run(len(batches))
-    with watched(observed, batches, folder) as steps:
+    with watched(observed, batches, folder, scrape_steps=5) as steps:
         steps.run(len(batches))
     for one, other in zip(bare.get_parameters(), observed.get_parameters()):
         np.testing.assert_array_equal(other.asnumpy(), one.asnumpy(), err_msg=one.name)
 
 
 def _turn(steps: Union[Loop, Watched]) -> Way:
-    """A turn of some steps; milliseconds a step."""
-    return lambda: 1e3 * seconds_of(lambda: steps.run(STEPS_A_TURN)) / STEPS_A_TURN
+    """A turn of one step, milliseconds."""
+    return lambda: 1e3 * seconds_of(lambda: steps.run(1))
 
 
-def means(values: Sequence[float], size: int) -> list[float]:
-    """The means of every ``size`` values that follow one another."""
-    return [float(mean) for mean in np.reshape(values, (-1, size)).mean(axis=1)]
+def typical_mean(values: Sequence[float], size: int) -> float:
+    """The mean of a round of which each place is the median of that place over all rounds.
+
+    Args:
+        values: Round after round.
+        size: Values in a round.
+    """
+    return float(np.median(np.reshape(values, (-1, size)), axis=0).mean())

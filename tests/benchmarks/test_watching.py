@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import mindspore as ms
 import numpy as np
@@ -19,10 +18,12 @@ from benchmarks.documented_step import DOCUMENTED_CONFIG, own_step, random_batch
 from benchmarks.scraper import Scraper
 from benchmarks.stage_train_step import Batches
 from benchmarks.stage_watching import (
-    AskForPage,
+    ROUND_STEPS,
+    SERVED_ROWS,
     KnownBatches,
     check_equal,
-    means,
+    steps_between_scrapes,
+    typical_mean,
     unwatched,
     watched,
 )
@@ -51,8 +52,9 @@ def network(batches: Batches) -> nn.Cell:
 def test_steps_are_counted_reported_and_served(
     network: nn.Cell, batches: Batches, tmp_path: Path
 ) -> None:
-    with watched(network, batches, tmp_path) as steps:
+    with watched(network, batches, tmp_path, scrape_steps=20) as steps:
         steps.run(2 * REPORT_STEPS + 50)
+        assert f"{SERVED_ROWS} 2400.0" in steps.scraper.page  # as of before step 241
         steps.check(REPORT_STEPS)
         assert steps.metrics.scores().rows == 100_000 + 2500
         assert 'online_train_auc{scope="window"}' in steps.scraper.page
@@ -63,7 +65,7 @@ def test_steps_are_counted_reported_and_served(
 def test_steps_that_were_not_watched_are_noticed(
     network: nn.Cell, batches: Batches, tmp_path: Path
 ) -> None:
-    with watched(network, batches, tmp_path) as steps:
+    with watched(network, batches, tmp_path, scrape_steps=20) as steps:
         steps.run(3)
         steps.progress.rows_done += 10
         with pytest.raises(AssertionError, match="30 rows counted, 40 trained"):
@@ -100,35 +102,19 @@ def test_the_ledger_gives_each_batch_its_labels_again_and_again(batches: Batches
         assert (record.rows, record.oov.shape) == (10, (10,))
 
 
-def test_rounds_are_means_of_turns_that_follow_one_another() -> None:
-    assert means([1, 2, 3, 10, 20, 30], 3) == [2, 20]
+def test_one_slow_step_counts_for_nothing_and_what_each_round_does_counts() -> None:
+    rounds = [[1, 2, 30], [1, 900, 30], [1, 2, 30]]
+    assert typical_mean(sum(rounds, []), 3) == 11
 
 
-class CountedAsks:
-    """Stands for a scraper where only the moments count."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def ask(self) -> None:
-        self.asked += 1
-
-
-def test_the_page_is_asked_for_once_a_second_of_the_steps_own_time(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("step_seconds", "steps"), [(0.001, 100), (0.015, 50), (0.03, 25), (0.3, 2), (0.6, 1), (5, 1)]
+)
+def test_scrapes_are_no_more_than_a_second_apart_and_fit_a_round(
+    step_seconds: float, steps: int
 ) -> None:
-    scraper = CountedAsks()
-    callback = AskForPage(cast(Scraper, scraper))
-    now = [0.0]
-    monkeypatch.setattr("benchmarks.stage_watching.time.perf_counter", lambda: now[0])
-    asked = []
-    for _ in range(9):
-        callback.on_train_step_begin(None)
-        now[0] += 0.25
-        callback.on_train_step_end(None)
-        now[0] += 100  # the other way's turn
-        asked.append(scraper.asked)
-    assert asked == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert steps_between_scrapes(step_seconds) == steps
+    assert ROUND_STEPS % steps == 0
 
 
 class TestScraper:
