@@ -41,6 +41,7 @@ STAGES = {
     "feed": Stage("stage_feed"),
     "train_step": Stage("stage_train_step", "run_dense"),
     "train_step_sparse": Stage("stage_train_step", "run_sparse"),
+    "watching": Stage("stage_watching"),
     "end_to_end": Stage("stage_end_to_end", kafka=True, engine=True),
     "start": Stage("stage_start", kafka=True, engine=True),
 }

@@ -51,7 +51,7 @@ def parsed_blocks(
 ) -> Iterator[tuple[int, ParsedRows]]:
     """(lines read, the rows among them) of a file, at most 4,096 lines at a time.
 
-    The first bad rows are named in the log.
+    The first bad rows are named in the log, by file and line.
 
     Args:
         path: The file; the label comes first, there is no header.
@@ -72,7 +72,7 @@ def parsed_blocks(
             parsed = parse_messages(block)
             for row in parsed.bad[: max(NAMED_BAD_ROWS - named, 0)]:
                 line = first_line + row.index
-                logger.warning("bad row: line %d, %s: %s", line, row.column, row.reason)
+                logger.warning("bad row: %s:%d, %s: %s", path, line, row.column, row.reason)
             named += len(parsed.bad)
             yield len(block), parsed
             first_line += len(block)

@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from src.arrays import Array
 from src.metrics import (
     BINS,
+    COUNTED_TOGETHER,
     MAX_LOGIT,
     ProgressiveMetrics,
     Scores,
@@ -154,6 +155,39 @@ def test_state_taken_once_does_not_move_on_with_the_metrics() -> None:
     wanted = encode_state(state)
     metrics.add(logit, label)
     assert encode_state(state) == wanted
+
+
+@pytest.mark.parametrize("batch", [1, 30, 100, COUNTED_TOGETHER + 1])
+def test_scores_are_the_same_however_often_they_are_asked_for(batch: int) -> None:
+    logit, label = clicks_and_logits(2 * COUNTED_TOGETHER + 77, -1.0, 0.5)
+    seldom = counted(logit, label, batch, window_rows=555)
+    often = ProgressiveMetrics(window_rows=555)
+    for begin in range(0, len(logit), batch):
+        often.add(logit[begin : begin + batch], label[begin : begin + batch])
+        if begin % 7 == 0:
+            assert often.life().scores().rows == min(begin + batch, len(logit))
+    assert_same(often.life(), seldom.life())
+    assert_same(often.since_start(), seldom.since_start())
+    assert_same(often.window(), seldom.window())
+    assert encode_state(often.state()) == encode_state(seldom.state())
+
+
+def test_the_callers_arrays_may_be_used_again() -> None:
+    logit, label = np.array([1.0, -1.0], dtype=np.float32), np.array([True, False])
+    metrics = ProgressiveMetrics()
+    metrics.add(logit, label)
+    logit[:], label[:] = -5.0, True
+    assert_same(metrics.life(), counted(np.array([1.0, -1.0]), np.array([1, 0])).life())
+
+
+def test_a_batch_without_rows_counts_for_nothing() -> None:
+    logit, label = clicks_and_logits(60, 0.0, 1.0)
+    metrics = ProgressiveMetrics()
+    for begin in (0, 30):
+        metrics.add(logit[:0], label[:0])
+        metrics.add(logit[begin : begin + 30], label[begin : begin + 30])
+        metrics.add(logit[:0], label[:0])
+    assert_same(metrics.life(), counted(logit, label, batch=30).life())
 
 
 def test_totals_of_ranks_add_up_to_those_of_all_rows() -> None:

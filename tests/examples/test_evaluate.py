@@ -130,7 +130,7 @@ def test_bad_rows_are_named_by_line_and_left_out(
     scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
     found = evaluate.evaluate(scorer, path, 0, None)
     assert (found.scores().rows, found.bad_rows) == (20, 1)
-    assert "bad row: line 8, row: 1 fields" in caplog.text
+    assert f"bad row: {path}:8, row: 1 fields" in caplog.text
 
 
 def test_other_dictionaries_than_the_checkpoints_are_refused(trained: Trained) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import signal
 import subprocess
@@ -24,9 +25,10 @@ SUMMARY = re.compile(
     r"trained (?P<trained>\d+) rows in (?P<steps>\d+) steps at [1-9]\d* rows/s; "
     r"wide_loss (?P<first>[\d.]+) -> (?P<last>[\d.]+) \(mean of 10: [\d.]+ -> [\d.]+\), "
     r"deep_loss [\d.]+ -> [\d.]+ \(mean of 10: [\d.]+ -> [\d.]+\); "
-    r"progressive AUC 0\.\d{4}, log loss 0\.\d{4}; "
+    r"progressive (?P<scores>AUC 0\.\d{4}, log loss 0\.\d{4}); "
     r"checkpoint (?P<checkpoint>ckpt/widedeep_train-1_\d+\.ckpt)"
 )
+UNTRAINED_LOSS = math.log(2)  # of weights that score all rows alike
 STARTED = ("consumer.py", "online_train.py", "producer.py", "kafka.Kafka")
 
 
@@ -132,6 +134,25 @@ class TestRun:
         assert (summary["produced"], summary["trained"]) == ("1000", "1000")
         assert "dictionaries from 500 rows" in running.errors()
         assert topics_of(kafka_service) == topics
+
+    def test_starts_with_what_the_history_taught_where_the_vocabulary_grows(
+        self, tmp_path: Path, engine: EngineService, kafka_service: KafkaService
+    ) -> None:
+        data = tmp_path / "data.tsv"
+        write_sample([data], 900)
+        flags = (f"--data={data}", f"--config_path={ROOT / 'examples' / 'adaptive.yaml'}")
+        with quickstart(tmp_path, *flags, port=kafka_service.port) as running:
+            assert running.process.wait(LONG) == 0, running.errors()
+        assert "training on the 300 rows of the history" in running.errors()
+        (warm,) = (running.work_dir / "warm_start").glob("*.ckpt")
+        assert json.loads(warm.with_suffix(".json").read_bytes())["step"] == 300 // BATCH_SIZE
+        trainer = (running.work_dir / "online_train.log").read_text()
+        assert f"starting with the weights of {warm}" in trainer
+        summary = SUMMARY.fullmatch(running.lines()[-1])
+        assert summary is not None, running.lines()[-1]
+        assert (summary["trained"], summary["steps"]) == ("600", "12")
+        assert float(summary["first"]) < UNTRAINED_LOSS - 0.05
+        assert f"all 600 rows: {summary['scores']}" in trainer
 
 
 class TestEarlyEnd:
