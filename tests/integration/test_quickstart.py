@@ -16,7 +16,13 @@ from kafka import KafkaAdminClient
 
 from examples.local_services import ROOT, EngineService, KafkaService, engine_processes, wait_until
 from examples.make_sample import write_sample
-from examples.quickstart import parse_args, prepare, remove_earlier_demos, split_rows
+from examples.quickstart import (
+    RANK_PREFIX,
+    parse_args,
+    prepare,
+    remove_earlier_demos,
+    split_rows,
+)
 from src.ports import free_port, listening_ports
 from tests.integration.pipeline import BATCH_SIZE, LONG, LOSS_LINE, SMALL_MODEL
 
@@ -30,6 +36,14 @@ SUMMARY = re.compile(
 )
 UNTRAINED_LOSS = math.log(2)  # of weights that score all rows alike
 STARTED = ("consumer.py", "online_train.py", "producer.py", "kafka.Kafka")
+
+
+def _still_runs(process: psutil.Process) -> bool:
+    """Whether it does anything; one that is dead waits for the init process to take note of it."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Quickstart:
@@ -73,8 +87,8 @@ class Quickstart:
 
     def assert_nothing_left(self, seconds: float = 0.0) -> None:
         """Fails when something it was seen to have started runs longer than that."""
-        _, alive = psutil.wait_procs(self._seen.values(), timeout=seconds)
-        assert not alive
+        _, left = psutil.wait_procs(self._seen.values(), timeout=seconds)
+        assert not [process for process in left if _still_runs(process)]
 
     def __enter__(self) -> Quickstart:
         return self
@@ -134,6 +148,21 @@ class TestRun:
         assert (summary["produced"], summary["trained"]) == ("1000", "1000")
         assert "dictionaries from 500 rows" in running.errors()
         assert topics_of(kafka_service) == topics
+
+    def test_several_ranks_train_what_was_produced_as_one_trainer(
+        self, tmp_path: Path, engine: EngineService, kafka_service: KafkaService
+    ) -> None:
+        flags = ("--ranks=2", "--launcher=network", "--steps=20")
+        with quickstart(tmp_path, *flags, port=kafka_service.port) as running:
+            assert running.process.wait(LONG) == 0, running.errors()
+            running.assert_nothing_left()
+        *losses, last = running.lines()
+        steps = [LOSS_LINE.fullmatch(RANK_PREFIX.sub("", line)) for line in losses]
+        assert [match and int(match[1]) for match in steps] == list(range(1, 21))
+        rows = 20 * 2 * BATCH_SIZE
+        launcher = "run_dist_online_train.sh"
+        assert f"trained {rows} rows in 20 steps on 2 ranks by {launcher} at " in last
+        assert f"produced {rows} rows" in last
 
     def test_starts_with_what_the_history_taught_where_the_vocabulary_grows(
         self, tmp_path: Path, engine: EngineService, kafka_service: KafkaService
