@@ -12,6 +12,7 @@ from src.config import ConfigError, add_shared_flags, parse_with_config_file
 from src.criteo import VALUE_FORMATS
 from src.logs import configure_logging
 from src.stop import StopFlag, stop_on_signals
+from src.window import DEFAULT_MAX_WINDOW_SIZE
 
 logger = logging.getLogger("consumer")
 
@@ -33,6 +34,12 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     flag("--profile", default="./data_profile.json", help="what the dictionaries' rows look like")
     flag("--window_size", type=int, default=1000, help="rows a shard that close a window")
     flag("--window_seconds", type=float, default=1.0, help="time after its first row that does")
+    flag(
+        "--max_window_size",
+        type=int,
+        default=DEFAULT_MAX_WINDOW_SIZE,
+        help="rows a shard that go as one window where the rows of several wait already",
+    )
     flag("--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of a row")
     flag(
         "--start",
@@ -56,7 +63,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         *("metrics_port", "metrics_host"),
     )
     arguments = parse_with_config_file(parser, argv)
-    for name in ("num_shards", "window_size", "window_seconds", "max_queue_size"):
+    for name in ("num_shards", "window_size", "window_seconds", "max_window_size", "max_queue_size"):
         if getattr(arguments, name) <= 0:
             parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
     if not 0 <= arguments.max_bad_fraction <= 1:

@@ -33,7 +33,7 @@ from src.kafka_source import RowSource
 from src.position import Commit
 from src.produce import ProduceOptions, produce_file
 from src.stop import StopFlag
-from src.window import ClosingRule
+from src.window import DEFAULT_MAX_WINDOW_SIZE, ClosingRule
 
 DOCUMENTED_SHARE = 30  # the documented way gets that part of the rows
 WINDOW_SECONDS = 1.0
@@ -96,7 +96,7 @@ class OwnConsumer:
             self.source, self._features, 0, 1, "tsv", self._topic, unkept(counts)
         )
         sender = cast(WindowSender, CountedSender(self._sender, self._rows, flag))
-        rule = ClosingRule(self._window_size, 1, WINDOW_SECONDS)
+        rule = ClosingRule(self._window_size, 1, WINDOW_SECONDS, DEFAULT_MAX_WINDOW_SIZE)
         began = time.monotonic()
         consume(self.source, sender, assembler, rule, self._first, flag, counts)
         seconds = time.monotonic() - began

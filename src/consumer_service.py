@@ -143,7 +143,8 @@ class ConsumerService:
             if sender is None:
                 return
             rule = ClosingRule(
-                arguments.window_size, arguments.num_shards, arguments.window_seconds
+                *(arguments.window_size, arguments.num_shards, arguments.window_seconds),
+                arguments.max_window_size,
             )
             try:
                 consume(

@@ -11,6 +11,8 @@ import numpy as np
 from src.arrays import Array
 from src.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 
+DEFAULT_MAX_WINDOW_SIZE = 10_000
+
 
 def window_dtype(num_shards: int, value_bytes: int = 0) -> np.dtype[Any]:
     """The layout of a window row.
@@ -191,11 +193,22 @@ class ClosingRule:
     """Says when a window closes: after a fixed amount or after a fixed time, whichever is first.
 
     A window closed by time is cut to a multiple of the shards and the rest opens the next one.
-    Time counts from the window's first row.
+    Time counts from the window's first row. Where the rows of several windows wait already, one
+    window takes them together: what a window costs hardly depends on its rows.
+
+    Args:
+        window_size: Rows a shard that close a window.
+        num_shards: Ranks that share the stream.
+        window_seconds: Time after its first row that does.
+        max_window_size: The most rows a shard that windows taken together may have; no more than
+            one is taken where this is less than two of them.
     """
 
-    def __init__(self, window_size: int, num_shards: int, window_seconds: float) -> None:
+    def __init__(
+        self, window_size: int, num_shards: int, window_seconds: float, max_window_size: int = 0
+    ) -> None:
         self.full_rows = window_size * num_shards
+        self._most_windows = max(max_window_size // window_size, 1)
         self._num_shards = num_shards
         self._window_seconds = window_seconds
         self._opened_at: Optional[float] = None
@@ -213,7 +226,7 @@ class ClosingRule:
         if self._opened_at is None:
             self._opened_at = now
         if waiting >= self.full_rows:
-            rows = self.full_rows
+            rows = min(waiting // self.full_rows, self._most_windows) * self.full_rows
         elif now - self._opened_at >= self._window_seconds:
             rows = waiting - waiting % self._num_shards
         else:

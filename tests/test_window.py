@@ -206,6 +206,20 @@ def test_a_window_closed_by_time_is_a_multiple_of_the_shards_and_the_rest_opens_
     assert rule.rows_to_close(5, now=2.0) == 4
 
 
+def test_windows_that_wait_already_go_as_one_up_to_a_limit() -> None:
+    rule = ClosingRule(window_size=10, num_shards=2, window_seconds=60, max_window_size=35)
+    assert rule.full_rows == 20
+    assert rule.rows_to_close(39, now=0.0) == 20
+    assert rule.rows_to_close(40, now=0.0) == 40
+    assert rule.rows_to_close(59, now=0.0) == 40
+    assert rule.rows_to_close(500, now=0.0) == 60
+
+
+def test_a_limit_below_a_window_leaves_the_window_as_it_is() -> None:
+    rule = ClosingRule(window_size=10, num_shards=1, window_seconds=60, max_window_size=5)
+    assert rule.rows_to_close(500, now=0.0) == 10
+
+
 def test_rows_fewer_than_the_shards_go_as_soon_as_they_can_be_shared() -> None:
     rule = ClosingRule(window_size=10, num_shards=4, window_seconds=1)
     assert rule.rows_to_close(3, now=0.0) == 0

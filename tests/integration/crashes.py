@@ -33,7 +33,7 @@ from tests.integration.pipeline import (
 STEPS = 400
 ROWS = STEPS * BATCH_SIZE
 SAVE_EVERY = 20
-CONSUMER_FLAGS = ("--window_size=300",)
+CONSUMER_FLAGS = ("--window_size=300", "--max_window_size=300")
 TRAINER_FLAGS = (f"--save_checkpoint_steps={SAVE_EVERY}", "--keep_checkpoint_max=3")
 STEP = re.compile(r"step: (\d+)")
 Weights = dict[str, Array]

@@ -75,7 +75,8 @@ RANK_HEADER = (
 
 def consumer_flags(ranks: int) -> tuple[str, ...]:
     """A consumer's flags that make for small windows."""
-    return (f"--num_shards={ranks}", f"--window_size={480 // ranks}")
+    size = 480 // ranks
+    return (f"--num_shards={ranks}", f"--window_size={size}", f"--max_window_size={size}")
 
 
 def trainer_flags(ranks: int) -> tuple[str, ...]:

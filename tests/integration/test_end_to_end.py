@@ -38,7 +38,7 @@ from tests.integration.pipeline import (
 pytestmark = pytest.mark.slow
 
 NewPipeline = Callable[[int], Pipeline]
-BY_AMOUNT = ("--window_size=300", "--window_seconds=600")
+BY_AMOUNT = ("--window_size=300", "--max_window_size=300", "--window_seconds=600")
 BY_TIME = ("--window_size=100000", "--window_seconds=0.2")
 MET = re.compile("trainer session")
 TRAINER_STOP_SECONDS = 10.0
