@@ -231,10 +231,21 @@ def meet(placement: Placement) -> Ranks:
 
 def serve_as_scheduler() -> None:
     """Serves the workers of a dynamic network; ends the process, after they have left."""
+    answer_without_haste()
     seconds = int(os.environ.get(MEETING_VARIABLE, MEETING_SECONDS))
     with _killed_after(seconds):
         init()
     sys.exit(0)  # MindSpore's scheduler serves from its exit handler
+
+
+def answer_without_haste() -> None:
+    """Keeps this process from taking the processor from a worker that it answers.
+
+    MindSpore 2.0.0's client sends and then waits for the answer to be announced; an answer that is
+    there before it waits is not noticed, and half a minute later the network is given up. So it
+    goes on a busy machine, where the scheduler, awoken by the request, runs in the worker's place.
+    """
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from src.arrays import Array
 from src.launch import launch_of, parse_args
 from src.ports import free_port
-from src.ranks import Ranks
+from src.ranks import Ranks, answer_without_haste
 from src.stop import StopFlag
 from src.supervisor import Supervisor
 from tests.rank_messages import MESSAGE, ODD, Weights
@@ -171,3 +172,12 @@ def test_a_rank_that_is_alone_talks_to_itself() -> None:
     assert ranks.make_equal(network) == 0
     ranks.verify_equal(network)
     assert network.bits() == before
+
+
+def test_a_scheduler_does_not_take_the_processor_from_those_it_answers() -> None:
+    before = os.sched_getscheduler(0)
+    try:
+        answer_without_haste()
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    finally:
+        os.sched_setscheduler(0, before, os.sched_param(0))
