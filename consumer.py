@@ -63,7 +63,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         *("metrics_port", "metrics_host"),
     )
     arguments = parse_with_config_file(parser, argv)
-    for name in ("num_shards", "window_size", "window_seconds", "max_window_size", "max_queue_size"):
+    window = ("window_size", "window_seconds", "max_window_size")
+    for name in ("num_shards", *window, "max_queue_size"):
         if getattr(arguments, name) <= 0:
             parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
     if not 0 <= arguments.max_bad_fraction <= 1:
