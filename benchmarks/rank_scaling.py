@@ -48,6 +48,7 @@ class Measured:
         floats: What a step reduces.
         reduce_ms: AllReduce of so many, alone.
         predicted_ms: The same by the model.
+        agree_ms: Agreeing on a step, all ranks being ready for it.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Measured:
     floats: int
     reduce_ms: float
     predicted_ms: float
+    agree_ms: float
 
 
 @dataclass(frozen=True)
@@ -130,20 +132,25 @@ def measure(kind: str, ranks: int, batch: int, repeats: int, folder: Path) -> Me
     own = reduced.pop(found["floats"], 0.0)
     predicted = fitted_ms(reduced, found["floats"]) if reduced else 0.0
     rate = 1e3 * ranks * batch / found["step_ms"]
-    return Measured(kind, ranks, found["step_ms"], rate, found["floats"], own, predicted)
+    return Measured(
+        *(kind, ranks, found["step_ms"], rate),
+        *(found["floats"], own, predicted, found["agree_ms"]),
+    )
 
 
 def measured_table(results: Sequence[Measured]) -> list[str]:
     """Markdown: what was measured here."""
     lines = [
-        "| step | ranks | ms | rows/s | MB reduced | AllReduce ms | by the model | share |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| step | ranks | ms | rows/s | MB reduced | AllReduce ms | by the model | share "
+        "| agreeing ms | share |",
+        f"|{' --- |' * 10}",
     ]
     for r in results:
         cells = (
             *(r.kind, f"{r.ranks}", f"{r.step_ms:.1f}", f"{r.rows_per_second:,.0f}"),
             *(f"{FLOAT_BYTES * r.floats / 1e6:.1f}", f"{r.reduce_ms:.1f}"),
             *(f"{r.predicted_ms:.1f}", f"{r.reduce_ms / r.step_ms:.0%}"),
+            *(f"{r.agree_ms:.2f}", f"{r.agree_ms / r.step_ms:.1%}"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines

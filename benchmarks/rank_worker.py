@@ -20,8 +20,10 @@ import numpy as np
 
 from benchmarks.documented_step import DOCUMENTED_CONFIG, random_batch
 from benchmarks.timing import seconds_of
+from src.lockstep import Lockstep, packed
 from src.ranks import Ranks, meet, serve_as_scheduler
 from src.role import Role, placement_of
+from src.stop import StopFlag
 from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
 
 SEED = 11
@@ -37,7 +39,7 @@ def median_ms(call: Callable[[], object], repeats: int) -> float:
 
 
 def measure(config: ModelConfig, ranks: Ranks, repeats: int) -> dict[str, object]:
-    """``step_ms``, the ``floats`` that a step reduces, and ``reduce_ms`` by number of floats."""
+    """``step_ms``, ``agree_ms``, the ``floats`` a step reduces, ``reduce_ms`` by their number."""
     ms.set_seed(SEED)
     network = NetWithLossClass(WideDeepModel(config), config)
     step = TrainStepWrap(network, config, rank=ranks.rank, size=ranks.size)
@@ -55,7 +57,14 @@ def measure(config: ModelConfig, ranks: Ranks, repeats: int) -> dict[str, object
     step_ms = median_ms(train, repeats)
     sizes = () if ranks.alone else (*PROBED_FLOATS, floats)
     reduce_ms = {size: _reduce_ms(ranks, size, repeats) for size in sizes}
-    return {"step_ms": step_ms, "floats": floats, "reduce_ms": reduce_ms}
+    agree_ms = 0.0 if ranks.alone else _agree_ms(ranks, config.batch_size, repeats)
+    return {"step_ms": step_ms, "agree_ms": agree_ms, "floats": floats, "reduce_ms": reduce_ms}
+
+
+def _agree_ms(ranks: Ranks, batch_size: int, repeats: int) -> float:
+    """What it takes to agree on a step, all ranks being ready for it, ms."""
+    lockstep, no_batch = Lockstep(ranks, StopFlag()), packed(None, batch_size)
+    return median_ms(lambda: lockstep.round(True, False, *no_batch), repeats)
 
 
 def _reduce_ms(ranks: Ranks, floats: int, repeats: int) -> float:

@@ -448,9 +448,12 @@ class RowSource:
         self._paused.discard(number)
 
     def _probe_broker(self) -> None:
-        """A silent broker may be idle or gone: ask it something about once a second."""
+        """A broker silent for a second may be idle or gone: ask it something once a second.
+
+        The question waits behind a fetch that is under way, for half a second at the stream's end.
+        """
         now = time.monotonic()
-        if now - self._probed_at < PROBE_SECONDS:
+        if now - max(self._probed_at, self._heard_at) < PROBE_SECONDS:
             return
         self._probed_at = now
         try:

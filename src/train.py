@@ -217,11 +217,6 @@ class Trainer:
             NonFiniteLoss, ExpositionError, RankError: One line says what went wrong.
         """
         config = self._config
-        if config.admit_count and not self._ranks.alone:
-            raise TrainError(
-                f"admit_count: only a trainer that is alone lets its vocabulary grow, "
-                f"this is one of {self._ranks.size} ranks"
-            )
         port = config.metrics_port if self._ranks.is_first else 0
         with serving(self._registry, port, config.metrics_host):
             self._run()

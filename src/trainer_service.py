@@ -56,6 +56,13 @@ def run_trainer(config: Config, flag: StopFlag, placement: Placement) -> int:
     context.set_context(mode=context.GRAPH_MODE, device_target=device)
     if placement.role is Role.SCHEDULER:
         serve_as_scheduler()
+    if config.admit_count and placement.size > 1:
+        logger.error(
+            "admit_count: only a trainer that is alone lets its vocabulary grow, "
+            "this is one of %d ranks",
+            placement.size,
+        )
+        return 1
     try:
         ranks = meet(placement)
     except RankError as error:

@@ -43,10 +43,11 @@ def test_a_size_between_two_measured_ones_takes_a_time_between_theirs() -> None:
     assert fitted_ms({300: 5.0, 100: 1.0}, 200) == pytest.approx(3.0)
 
 
-def test_the_measured_table_gives_the_share_of_a_step_that_is_allreduce() -> None:
-    result = Measured("sparse", 2, 50.0, 4000.0, 2_500_000, 20.0, 19.0)
-    row = measured_table([result])[-1]
-    assert row == "| sparse | 2 | 50.0 | 4,000 | 10.0 | 20.0 | 19.0 | 40% |"
+def test_the_measured_table_gives_the_shares_of_a_step_beside_the_times() -> None:
+    result = Measured("sparse", 2, 50.0, 4000.0, 2_500_000, 20.0, 19.0, 0.75)
+    header, rule, row = measured_table([result])
+    assert row == "| sparse | 2 | 50.0 | 4,000 | 10.0 | 20.0 | 19.0 | 40% | 0.75 | 1.5% |"
+    assert header.count("|") == rule.count("|") == row.count("|")
 
 
 def test_the_paper_table_compares_both_ways_for_each_machine() -> None:
