@@ -40,7 +40,7 @@ test-soak: setup ## half an hour at the highest rate: memory stays flat, files s
 	@python -m pytest -s -m soak tests/integration/test_soak.py $(PYTEST_ARGS)
 
 test-ranks: setup-ranks ## many ranks, by both launchers, with faults; prints a table
-	@python -m pytest -n 2 --dist loadgroup -m ranks $(PYTEST_ARGS)
+	@python -m pytest -m ranks $(PYTEST_ARGS)
 
 lint: setup ## ruff (rules and format) and mypy --strict
 	python -m ruff check $(SOURCES)

@@ -32,6 +32,7 @@ MAX_POLL_ROWS = 10_000
 REQUEST_SECONDS = 5.0
 RETRY_SECONDS = 0.5
 PROBE_SECONDS = 1.0
+FETCH_WAIT_SECONDS = 0.1  # what is asked about offsets waits behind a fetch at the stream's end
 
 T = TypeVar("T")
 
@@ -121,6 +122,7 @@ class RowSource:
                 bootstrap_timeout_ms=10_000,
                 max_poll_records=MAX_POLL_ROWS,
                 max_partition_fetch_bytes=4 << 20,
+                fetch_max_wait_ms=int(1000 * FETCH_WAIT_SECONDS),
                 reconnect_backoff_max_ms=1_000,
                 request_timeout_ms=10_000,
                 metrics_enabled=False,
@@ -448,10 +450,7 @@ class RowSource:
         self._paused.discard(number)
 
     def _probe_broker(self) -> None:
-        """A broker silent for a second may be idle or gone: ask it something once a second.
-
-        The question waits behind a fetch that is under way, for half a second at the stream's end.
-        """
+        """A broker silent for a second may be idle or gone: ask it something once a second."""
         now = time.monotonic()
         if now - max(self._probed_at, self._heard_at) < PROBE_SECONDS:
             return

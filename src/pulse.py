@@ -7,6 +7,7 @@ are a round ahead, waiting for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -46,6 +47,7 @@ class Pulse:
         self._path = path
         self.rank = -1
         self.rounds = 0
+        self._writing = threading.Lock()
         if path is not None:
             threading.Thread(target=self._beat_for_ever, name="pulse", daemon=True).start()
 
@@ -59,11 +61,9 @@ class Pulse:
         if self._path is None:
             return
         aside = self._path.with_suffix(".new")
-        try:
+        with self._writing, contextlib.suppress(OSError):
             aside.write_text(f"{time.time()} {os.getpid()} {self.rank} {self.rounds}\n")
             os.replace(aside, self._path)
-        except OSError:
-            pass
 
 
 def pulse_path(folder: Path, index: int) -> Path:

@@ -1,8 +1,9 @@
 """Run by every rank of a launch: trains a tiny model on its stripes of a seeded stream.
 
-    python -m tests.rank_step FOLDER STEPS GLOBAL_BATCH SPARSE
+    python -m tests.rank_step FOLDER STEPS GLOBAL_BATCH
 
-Each rank writes ``<rank>.npz``: the parameters after the last step, and the losses and logits.
+It does so twice, and each rank writes ``dense_<rank>.npz`` and ``sparse_<rank>.npz``: the
+parameters after the last step, and the losses and logits.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, Wide
 TINY = dataclasses.replace(
     DOCUMENTED_CONFIG, vocab_size=70_000, emb_dim=4, deep_layer_dim=(16, 8), batch_size=24
 )
+KINDS = ("dense", "sparse")
 
 
 def train(config: ModelConfig, steps: int, ranks: Ranks) -> dict[str, Array]:
@@ -57,7 +59,7 @@ def train(config: ModelConfig, steps: int, ranks: Ranks) -> dict[str, Array]:
 
 def main(argv: list[str]) -> int:
     """Trains as one of the ranks."""
-    folder, steps, batch, sparse = Path(argv[0]), int(argv[1]), int(argv[2]), argv[3] == "sparse"
+    folder, steps, batch = Path(argv[0]), int(argv[1]), int(argv[2])
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     if placement.role is Role.SCHEDULER:
         serve_as_scheduler()
@@ -65,8 +67,9 @@ def main(argv: list[str]) -> int:
         ranks = meet(placement)
     except RankError:
         return NOT_MET_EXIT_CODE  # MindSpore's start does not always come off
-    config = dataclasses.replace(TINY, batch_size=batch, sparse=sparse)
-    np.savez(folder / f"{ranks.rank}.npz", **train(config, steps, ranks))
+    for kind in KINDS:
+        config = dataclasses.replace(TINY, batch_size=batch, sparse=kind == "sparse")
+        np.savez(folder / f"{kind}_{ranks.rank}.npz", **train(config, steps, ranks))
     return 0
 
 

@@ -24,6 +24,7 @@ from src.ranks import Ranks, answer_without_haste
 from src.stop import StopFlag
 from src.supervisor import Supervisor
 from tests.rank_messages import MESSAGE, ODD, Weights
+from tests.rank_step import KINDS
 
 ROOT = Path(__file__).parent.parent
 STEPS = 20
@@ -63,20 +64,20 @@ def from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Array]]:
     """What one rank makes of the whole batches, by "dense" and "sparse"."""
-    trained = {}
+    folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        for kind in ("dense", "sparse"):
-            folder = tmp_path_factory.mktemp(kind)
-            monkeypatch.chdir(folder)
-            trained[kind] = train(folder, "network", 1, kind)[0]
-    return trained
+        monkeypatch.chdir(folder)
+        return {kind: ranks[0] for kind, ranks in train(folder, "network", 1, STEPS).items()}
 
 
-def train(folder: Path, launcher: str, size: int, kind: str) -> list[dict[str, Array]]:
-    """What each rank has after training."""
-    run(folder, launcher, size, "tests.rank_step", str(STEPS), str(GLOBAL_BATCH), kind)
-    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(size)]
+def train(folder: Path, launcher: str, size: int, steps: int) -> dict[str, list[dict[str, Array]]]:
+    """What each rank has after training, by "dense" and "sparse"."""
+    run(folder, launcher, size, "tests.rank_step", str(steps), str(GLOBAL_BATCH))
+    return {
+        kind: [dict(np.load(folder / f"{kind}_{rank}.npz")) for rank in range(size)]
+        for kind in KINDS
+    }
 
 
 def assert_trains_the_same(ranks: list[dict[str, Array]], alone: dict[str, Array]) -> None:
@@ -90,19 +91,25 @@ def assert_trains_the_same(ranks: list[dict[str, Array]], alone: dict[str, Array
         np.testing.assert_allclose(ranks[0][name], value, rtol=0, atol=bound, err_msg=name)
 
 
+def assert_both_train_the_same(
+    trained: dict[str, list[dict[str, Array]]], alone: dict[str, dict[str, Array]]
+) -> None:
+    for kind in KINDS:
+        assert_trains_the_same(trained[kind], alone[kind])
+
+
 @pytest.mark.slow
 def test_two_ranks_train_what_one_does(tmp_path: Path, alone: dict[str, dict[str, Array]]) -> None:
-    assert_trains_the_same(train(tmp_path, "network", 2, "dense"), alone["dense"])
+    assert_both_train_the_same(train(tmp_path, "network", 2, STEPS), alone)
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("kind", ["dense", "sparse"])
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ranks_of_each_launcher_train_what_one_does(
-    launcher: str, size: int, kind: str, tmp_path: Path, alone: dict[str, dict[str, Array]]
+    launcher: str, size: int, tmp_path: Path, alone: dict[str, dict[str, Array]]
 ) -> None:
-    assert_trains_the_same(train(tmp_path, launcher, size, kind), alone[kind])
+    assert_both_train_the_same(train(tmp_path, launcher, size, STEPS), alone)
 
 
 @pytest.mark.ranks
@@ -110,12 +117,12 @@ def test_training_moves_the_weights_by_far_more_than_the_tolerance(
     alone: dict[str, dict[str, Array]], tmp_path: Path
 ) -> None:
     """Else ranks that do not train at all would pass."""
-    run(tmp_path, "network", 1, "tests.rank_step", "0", str(GLOBAL_BATCH), "dense")
-    untrained = dict(np.load(tmp_path / "0.npz"))
-    for name in ("wide_weight", "embedding_table", "deep.0.weight"):
-        value = alone["dense"][name]
-        moved = np.abs(value - untrained[name]).max()
-        assert moved > 1000 * TOLERANCE * np.abs(value).max(), name
+    untrained = train(tmp_path, "network", 1, 0)
+    for kind in KINDS:
+        for name in ("wide_weight", "embedding_table", "deep.0.weight"):
+            value = alone[kind][name]
+            moved = np.abs(value - untrained[kind][0][name]).max()
+            assert moved > 1000 * TOLERANCE * np.abs(value).max(), (kind, name)
 
 
 # --- what ranks tell each other

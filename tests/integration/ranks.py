@@ -27,7 +27,7 @@ from tests.integration.crashes import (
 from tests.integration.pipeline import LONG, Pipeline
 
 GLOBAL_BATCH = 80
-STEPS = 120
+STEPS = 180  # a rank whose launcher was killed may train some steps before it ends
 ROWS = STEPS * GLOBAL_BATCH
 SAVE_EVERY = 20
 NOTICE_SECONDS = 30.0

@@ -139,7 +139,7 @@ STRIKES: dict[str, Callable[[Script], None]] = {
 FAULTS = tuple(name for name in STRIKES if not name.startswith("SIG"))
 BLAMED = {
     "rank killed -9": r"worker 1 \(rank \d\) has failed: killed by SIGKILL; the end of .*worker_1",
-    HANGS: r"worker 1 \(rank \d\) has given no sign of life for \d+ s; the end",
+    HANGS: r"worker 1 \(rank \d\) has given no sign of life for [12]?\d s; the end",
     "scheduler killed -9": r"the scheduler has ended \(killed by SIGKILL\)",
 }
 
@@ -172,7 +172,9 @@ def test_a_stop_or_failure_of_one_ends_all_and_the_next_launch_goes_on_exactly(
     for name, (code, seconds) in ends.items():
         outcomes.append(replace(whole, fault=name, end=str(code), seconds=seconds))
     assert_exact(whole)
-    assert max(seconds for _, seconds in ends.values()) < NOTICE_SECONDS
+    for name, (_, seconds) in ends.items():
+        # That a rank hangs is noticed in time, see BLAMED; then it has to be killed.
+        assert seconds < NOTICE_SECONDS + (10.0 if name == HANGS else 0.0), name
 
 
 def struck(pipeline: Pipeline, launcher: str, name: str, step: int) -> tuple[int, float]:
