@@ -29,6 +29,7 @@ from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
 from src.drift import DriftGuard, Profile
 from src.exposition import ConsumerNumbers, ExpositionError, serving
 from src.features import count_oov
+from src.garbage import collected_rarely
 from src.kafka_source import RowSource, SourceError
 from src.stop import StopFlag
 from src.window import ClosingRule
@@ -60,6 +61,7 @@ def run_consumer(arguments: argparse.Namespace, flag: StopFlag) -> int:
     try:
         dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)
         with (
+            collected_rarely(),
             RowSource(
                 arguments.bootstrap_servers,
                 arguments.topic,

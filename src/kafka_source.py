@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import islice
 from types import TracebackType
 from typing import Any, Callable, Optional, TypeVar
 
@@ -64,9 +62,9 @@ class _Queue:
     """The messages held of one partition, oldest first."""
 
     def __init__(self) -> None:
-        self.values: deque[Optional[bytes]] = deque()
-        self.offsets: deque[int] = deque()
-        self.timestamps: deque[int] = deque()
+        self.values: list[Optional[bytes]] = []
+        self.offsets: list[int] = []
+        self.timestamps: list[int] = []
 
     def extend(self, records: list[Any]) -> None:
         self.values.extend([record.value for record in records])
@@ -74,9 +72,7 @@ class _Queue:
         self.timestamps.extend([record.timestamp for record in records])
 
     def drop(self, rows: int) -> None:
-        for queue in (self.values, self.offsets, self.timestamps):
-            for _ in range(rows):
-                queue.popleft()
+        del self.values[:rows], self.offsets[:rows], self.timestamps[:rows]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -294,9 +290,9 @@ class RowSource:
             found.append(
                 HeldRows(
                     number,
-                    _first(queue.values, count),
-                    np.array(_first(queue.offsets, count), dtype=np.int64),
-                    np.array(_first(queue.timestamps, count), dtype=np.int64),
+                    queue.values[:count],
+                    np.array(queue.offsets[:count], dtype=np.int64),
+                    np.array(queue.timestamps[:count], dtype=np.int64),
                     count == len(queue) and self._at_end(number),
                 )
             )
@@ -481,8 +477,3 @@ class RowSource:
                     ) from None
                 logger.warning("%s failed, trying again: %s", doing, error)
                 time.sleep(RETRY_SECONDS)
-
-
-def _first(queue: deque[T], count: int) -> list[T]:
-    """The first items of a deque."""
-    return list(islice(queue, count))
