@@ -1,31 +1,16 @@
-"""Run by every rank of a launch: what ranks tell each other outside the training step.
-
-    python -m tests.rank_messages FOLDER
-
-Each rank writes ``<rank>.json``: what it has been told and what has become of its weights.
-"""
+"""What ``rank_program.py`` has ranks tell each other outside the training step."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
-
-from src.role import NOT_MET_EXIT_CODE, RankError, Role, map_mpi_to_dynamic_network, placement_of
-
-if __name__ == "__main__":
-    placement = placement_of(os.environ)
-    if placement.role is Role.MPI_RANK:
-        placement = map_mpi_to_dynamic_network(placement, os.environ)
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn
 
 from src.lockstep import Lockstep
-from src.ranks import Ranks, meet, serve_as_scheduler
+from src.ranks import Ranks
+from src.role import RankError
 from src.stop import StopFlag
 
 MESSAGE = {"text": "Größe", "numbers": [1, -2.5, 2**40], "nothing": None}
@@ -57,7 +42,7 @@ class Weights(nn.Cell):  # type: ignore[misc]
         return {p.name: p.asnumpy().tobytes().hex() for p in self.get_parameters()}
 
 
-def talk(ranks: Ranks) -> dict[str, Any]:
+def exchange(ranks: Ranks) -> dict[str, Any]:
     """What a rank is told by the others."""
     longer = list(range(300_000))  # of more than one piece
     return {
@@ -107,19 +92,6 @@ def step_together(ranks: Ranks) -> dict[str, Any]:
     return {"met": met, "attempts": attempts, "told": told, "stop": stop, "reason": flag.reason}
 
 
-def main(argv: list[str]) -> int:
-    """Talks as one of the ranks."""
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    if placement.role is Role.SCHEDULER:
-        serve_as_scheduler()
-    try:
-        ranks = meet(placement)
-    except RankError:
-        return NOT_MET_EXIT_CODE  # MindSpore's start does not always come off
-    told = {**talk(ranks), **equalise(ranks), **step_together(ranks)}
-    (Path(argv[0]) / f"{ranks.rank}.json").write_text(json.dumps(told))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def talk(ranks: Ranks) -> dict[str, Any]:
+    """All of it: what a rank has been told and what has become of its weights."""
+    return {**exchange(ranks), **equalise(ranks), **step_together(ranks)}

@@ -1,24 +1,8 @@
-"""Run by every rank of a launch: trains a tiny model on its stripes of a seeded stream.
-
-    python -m tests.rank_step FOLDER STEPS GLOBAL_BATCH
-
-It does so twice, and each rank writes ``dense_<rank>.npz`` and ``sparse_<rank>.npz``: the
-parameters after the last step, and the losses and logits.
-"""
+"""What ``rank_program.py`` has ranks train: a tiny model, on their stripes of a seeded stream."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
-from pathlib import Path
-
-from src.role import NOT_MET_EXIT_CODE, RankError, Role, map_mpi_to_dynamic_network, placement_of
-
-if __name__ == "__main__":
-    placement = placement_of(os.environ)
-    if placement.role is Role.MPI_RANK:
-        placement = map_mpi_to_dynamic_network(placement, os.environ)
 
 import mindspore as ms
 import numpy as np
@@ -26,13 +10,19 @@ from mindspore import Tensor
 
 from benchmarks.documented_step import DOCUMENTED_CONFIG, random_batch
 from src.arrays import Array
-from src.ranks import Ranks, meet, serve_as_scheduler
+from src.ranks import Ranks
 from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
 
 TINY = dataclasses.replace(
     DOCUMENTED_CONFIG, vocab_size=70_000, emb_dim=4, deep_layer_dim=(16, 8), batch_size=24
 )
 KINDS = ("dense", "sparse")
+
+
+def train_kind(kind: str, steps: int, global_batch: int, ranks: Ranks) -> dict[str, Array]:
+    """The parameters after the last step, and the losses and logits, of one of ``KINDS``."""
+    config = dataclasses.replace(TINY, batch_size=global_batch, sparse=kind == "sparse")
+    return train(config, steps, ranks)
 
 
 def train(config: ModelConfig, steps: int, ranks: Ranks) -> dict[str, Array]:
@@ -55,23 +45,3 @@ def train(config: ModelConfig, steps: int, ranks: Ranks) -> dict[str, Array]:
     ranks.verify_equal(step)
     state = {parameter.name: parameter.asnumpy() for parameter in step.get_parameters()}
     return {**state, "losses": np.array(losses), "logits": np.array(logits)}
-
-
-def main(argv: list[str]) -> int:
-    """Trains as one of the ranks."""
-    folder, steps, batch = Path(argv[0]), int(argv[1]), int(argv[2])
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    if placement.role is Role.SCHEDULER:
-        serve_as_scheduler()
-    try:
-        ranks = meet(placement)
-    except RankError:
-        return NOT_MET_EXIT_CODE  # MindSpore's start does not always come off
-    for kind in KINDS:
-        config = dataclasses.replace(TINY, batch_size=batch, sparse=kind == "sparse")
-        np.savez(folder / f"{kind}_{ranks.rank}.npz", **train(config, steps, ranks))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """Several processes on the CPU that train and talk together, over the real exchange.
 
-They are started as the launchers start them, only with scripts of the tests' in place of
-``online_train.py``: ``rank_step.py`` trains, ``rank_messages.py`` talks.
+They are started as the launchers start them, only with ``rank_program.py`` in place of
+``online_train.py``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ GLOBAL_BATCH = 24
 TOLERANCE = 2e-6
 
 pytestmark = pytest.mark.timeout(400)  # six tries to meet, of 25 s and some
-LAUNCHERS = ["network", "mpirun"]
 
 
-def run(folder: Path, launcher: str, size: int, module: str, *arguments: str) -> None:
-    """Runs a test script as the ranks of a launch."""
+def launch(folder: Path, launcher: str, size: int, steps: int = STEPS) -> Path:
+    """Runs the ranks of a launch, which leave in the folder what they have trained and heard."""
     if launcher == "mpirun" and size > 1:
         if shutil.which("mpirun") is None:
             pytest.skip("mpirun is not installed (Debian: openmpi-bin)")
@@ -47,33 +46,39 @@ def run(folder: Path, launcher: str, size: int, module: str, *arguments: str) ->
     else:
         told = ["network", str(size), "127.0.0.1", str(free_port()), "127.0.0.1"]
     flags = [f"--logs={folder / 'logs'}", "--", "--device_target=CPU"]
-    launch = launch_of(*parse_args([*told, *flags]))
-    command = [sys.executable, "-m", module, str(folder), *arguments]
-    code = Supervisor(dataclasses.replace(launch, command=command), StopFlag()).run()
+    found = launch_of(*parse_args([*told, *flags]))
+    arguments = [str(folder), str(steps), str(GLOBAL_BATCH)]
+    command = [sys.executable, "-m", "tests.rank_program", *arguments]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.chdir(folder)  # leaves what MindSpore writes with the test
+        code = Supervisor(dataclasses.replace(found, command=command), StopFlag()).run()
     logs = "\n".join(path.read_text()[-2000:] for path in (folder / "logs").glob("*.log"))
     assert code == 0, logs
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Finds the modules, and leaves what MindSpore writes with the test."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.chdir(tmp_path)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Array]]:
     """What one rank makes of the whole batches, by "dense" and "sparse"."""
-    folder = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.chdir(folder)
-        return {kind: ranks[0] for kind, ranks in train(folder, "network", 1, STEPS).items()}
+    trained = trained_in(launch(tmp_path_factory.mktemp("alone"), "network", 1), 1)
+    return {kind: ranks[0] for kind, ranks in trained.items()}
 
 
-def train(folder: Path, launcher: str, size: int, steps: int) -> dict[str, list[dict[str, Array]]]:
+LAUNCHES = [(launcher, size) for launcher in ("network", "mpirun") for size in (2, 4)]
+
+
+@pytest.fixture(scope="module", params=LAUNCHES, ids="{0[0]}-{0[1]}".format)
+def launched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, int]:
+    """Where the ranks of a launch have left what they have trained and heard; how many they are."""
+    launcher, size = request.param
+    return launch(tmp_path_factory.mktemp(f"{launcher}_{size}"), launcher, size), size
+
+
+def trained_in(folder: Path, size: int) -> dict[str, list[dict[str, Array]]]:
     """What each rank has after training, by "dense" and "sparse"."""
-    run(folder, launcher, size, "tests.rank_step", str(steps), str(GLOBAL_BATCH))
     return {
         kind: [dict(np.load(folder / f"{kind}_{rank}.npz")) for rank in range(size)]
         for kind in KINDS
@@ -100,16 +105,14 @@ def assert_both_train_the_same(
 
 @pytest.mark.slow
 def test_two_ranks_train_what_one_does(tmp_path: Path, alone: dict[str, dict[str, Array]]) -> None:
-    assert_both_train_the_same(train(tmp_path, "network", 2, STEPS), alone)
+    assert_both_train_the_same(trained_in(launch(tmp_path, "network", 2), 2), alone)
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ranks_of_each_launcher_train_what_one_does(
-    launcher: str, size: int, tmp_path: Path, alone: dict[str, dict[str, Array]]
+    launched: tuple[Path, int], alone: dict[str, dict[str, Array]]
 ) -> None:
-    assert_both_train_the_same(train(tmp_path, launcher, size, STEPS), alone)
+    assert_both_train_the_same(trained_in(*launched), alone)
 
 
 @pytest.mark.ranks
@@ -117,7 +120,7 @@ def test_training_moves_the_weights_by_far_more_than_the_tolerance(
     alone: dict[str, dict[str, Array]], tmp_path: Path
 ) -> None:
     """Else ranks that do not train at all would pass."""
-    untrained = train(tmp_path, "network", 1, 0)
+    untrained = trained_in(launch(tmp_path, "network", 1, steps=0), 1)
     for kind in KINDS:
         for name in ("wide_weight", "embedding_table", "deep.0.weight"):
             value = alone[kind][name]
@@ -129,11 +132,9 @@ def test_training_moves_the_weights_by_far_more_than_the_tolerance(
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_ranks_talk_agree_and_find_what_differs(launcher: str, size: int, tmp_path: Path) -> None:
-    run(tmp_path, launcher, size, "tests.rank_messages")
-    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
+def test_ranks_talk_agree_and_find_what_differs(launched: tuple[Path, int]) -> None:
+    folder, size = launched
+    told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
     for rank in told:
         assert_talk(rank, size)
     assert_equalised(told, size)
