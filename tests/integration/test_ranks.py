@@ -48,7 +48,6 @@ from tests.integration.ranks import (
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
 
-BOTH = pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
 # Sums of two halves of a batch against one sum: float32 rounding, which Adam's first steps blow
 # up to the order of its learning rate only where a gradient is all rounding.
 ROUNDING = 2e-4
@@ -72,42 +71,55 @@ def stage(
 @pytest.fixture(scope="module")
 def alone(stage: Stage) -> Weights:
     """What one rank makes of the stream."""
-    return undisturbed(stage, "", 1)
+    pipeline = undisturbed(stage, "", 1)
+    assert rows_of(pipeline) == (0, 0)
+    return final_weights(pipeline.folder, STEPS)
 
 
 @pytest.fixture(scope="module")
-def two(stage: Stage) -> Weights:
-    """What two ranks make of it when nothing happens to them."""
+def two_ranks(stage: Stage) -> Pipeline:
+    """Two ranks of a dynamic network to which nothing has happened, after their last step."""
     return undisturbed(stage, "network", 2)
 
 
-def undisturbed(stage: Stage, launcher: str, ranks: int) -> Weights:
-    with stage.pipeline(f"undisturbed_{ranks}") as pipeline:
-        pipeline.consumer(*consumer_flags(ranks))
-        finish(pipeline, start_ranks(pipeline, launcher, ranks))
-        assert rows_of(pipeline) == (0, 0)
-        return final_weights(pipeline.folder, STEPS)
+@pytest.fixture(scope="module")
+def two(two_ranks: Pipeline) -> Weights:
+    """What those make of the stream."""
+    return final_weights(two_ranks.folder, STEPS)
 
 
-@BOTH
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_train_what_one_rank_trains_and_end_together_after_the_last_step(
-    stage: Stage, outcomes: list[RankOutcome], alone: Weights, launcher: str, ranks: int
-) -> None:
+def undisturbed(stage: Stage, launcher: str, ranks: int) -> Pipeline:
     with stage.pipeline(f"plain_{launcher}_{ranks}") as pipeline:
         pipeline.consumer(*consumer_flags(ranks))
         launch = start_ranks(pipeline, launcher, ranks, f"--max_steps={STEPS}")
         assert launch.wait(START_SECONDS) == 0, launch.log()
         assert_nothing_left(pipeline)
-        outcome = judged(pipeline, alone, launcher, str(ranks), "none (--max_steps)", 0)
-        assert_one_spoke_for_all(pipeline)
-        # Before the first step, at each checkpoint and at the last: all ranks log the same.
-        sums = [CHECKSUM.findall(log) for log in rank_logs(pipeline, ranks)]
-        assert len(sums[0]) > STEPS // 20 and all(other == sums[0] for other in sums)
-        difference = largest_difference(final_weights(pipeline.folder, STEPS), alone)
-    outcomes.append(outcome)
+        return pipeline
+
+
+def test_two_ranks_train_what_one_trains_and_end_together_after_the_last_step(
+    two_ranks: Pipeline, outcomes: list[RankOutcome], alone: Weights
+) -> None:
+    outcomes.append(plain_outcome(two_ranks, alone, "network", 2))
+
+
+@pytest.mark.parametrize(("launcher", "ranks"), [("mpirun", 2), ("network", 4), ("mpirun", 4)])
+def test_ranks_train_what_one_trains_and_end_together_after_the_last_step(
+    stage: Stage, outcomes: list[RankOutcome], alone: Weights, launcher: str, ranks: int
+) -> None:
+    outcomes.append(plain_outcome(undisturbed(stage, launcher, ranks), alone, launcher, ranks))
+
+
+def plain_outcome(pipeline: Pipeline, alone: Weights, launcher: str, ranks: int) -> RankOutcome:
+    """Fails unless the ranks were one trainer, the same as one that is alone."""
+    assert_one_spoke_for_all(pipeline)
+    # Before the first step, at each checkpoint and at the last: all ranks log the same.
+    sums = [CHECKSUM.findall(log) for log in rank_logs(pipeline, ranks)]
+    assert len(sums[0]) > STEPS // 20 and all(other == sums[0] for other in sums)
+    outcome = judged(pipeline, alone, launcher, str(ranks), "none (--max_steps)", 0)
     assert (outcome.lost, outcome.doubled) == (0, 0)
-    assert difference < ROUNDING
+    assert largest_difference(final_weights(pipeline.folder, STEPS), alone) < ROUNDING
+    return outcome
 
 
 def assert_one_spoke_for_all(pipeline: Pipeline) -> None:
@@ -152,7 +164,7 @@ BLAMED = {
         ("mpirun", ("SIGTERM to rank", "SIGTERM to launcher")),
     ],
 )
-def test_a_stop_or_failure_of_one_ends_all_and_the_next_launch_goes_on_exactly(
+def test_a_stop_a_failure_or_the_streams_end_ends_all_and_the_next_launch_goes_on_exactly(
     stage: Stage,
     outcomes: list[RankOutcome],
     two: Weights,
@@ -165,12 +177,13 @@ def test_a_stop_or_failure_of_one_ends_all_and_the_next_launch_goes_on_exactly(
             name: struck(pipeline, launcher, name, step=10 + 17 * turn)
             for turn, name in enumerate((*stops, *FAULTS))
         }
-        pipeline.loss_lines.clear()
-        if newest_step(pipeline.folder) < STEPS:
-            finish(pipeline, start_ranks(pipeline, launcher, 2))
-        whole = judged(pipeline, two, launcher, "2", "", 0)
+        launch = start_ranks(pipeline, launcher, 2, "--idle_seconds=3")
+        assert launch.wait(START_SECONDS) == 0, launch.log()
+        assert_nothing_left(pipeline)
+        whole = judged(pipeline, two, launcher, "2", "stream ends (idle)", 0)
     for name, (code, seconds) in ends.items():
         outcomes.append(replace(whole, fault=name, end=str(code), seconds=seconds))
+    outcomes.append(whole)
     assert_exact(whole)
     for name, (_, seconds) in ends.items():
         # That a rank hangs is noticed in time, see BLAMED; then it has to be killed.
@@ -193,19 +206,6 @@ def struck(pipeline: Pipeline, launcher: str, name: str, step: int) -> tuple[int
     if code == 0:  # after a stop the checkpoint is that of the last step
         assert newest_step(pipeline.folder) == step_reached(pipeline)
     return code, seconds
-
-
-def test_a_stream_that_ends_ends_all_ranks(
-    stage: Stage, outcomes: list[RankOutcome], two: Weights
-) -> None:
-    with stage.pipeline("idle") as pipeline:
-        pipeline.consumer(*consumer_flags(2))
-        launch = start_ranks(pipeline, "network", 2, "--idle_seconds=3")
-        assert launch.wait(START_SECONDS) == 0, launch.log()
-        assert_nothing_left(pipeline)
-        outcome = judged(pipeline, two, "network", "2", "stream ends (idle)", 0)
-    outcomes.append(outcome)
-    assert_exact(outcome)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
