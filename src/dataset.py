@@ -17,16 +17,21 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-import numpy as np
-
 from src.arrays import Array
 from src.channel import ChannelError, WindowReceiver
 from src.features import DENSE_TRANSFORMS
 from src.growth import Growth
-from src.position import GapError, Position, PositionTracker, RowRange, advance, row_ranges
+from src.position import (
+    GapError,
+    Position,
+    PositionTracker,
+    RowRange,
+    advance_over,
+    row_ranges,
+)
 from src.stop import StopFlag
 from src.vocabulary import Change
-from src.window import joined
+from src.window import Columns, columns_of, joined, sliced
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +117,7 @@ class StreamingDataset:
         self._read_again = read_again
         self._asked_at: Optional[Position] = None
         self._receiver: Optional[WindowReceiver] = None
-        self._rows: deque[Array] = deque()
+        self._rows: deque[Columns] = deque()
         self._row_count = 0
         self._ledger: deque[BatchRecord] = deque()
         self._busy = threading.Lock()
@@ -243,7 +248,7 @@ class StreamingDataset:
             return False
         rows = window if due.all() else window[due]
         if len(rows):
-            self._rows.append(rows)
+            self._rows.append(columns_of(rows))
             self._row_count += len(rows)
         return len(rows) > 0
 
@@ -290,44 +295,41 @@ class StreamingDataset:
             )
 
     def _cut_batch(self) -> Batch:
-        parts: list[Array] = []
+        parts: list[Columns] = []
         missing = self._batch_size
         while missing:
             rows = self._rows[0]
-            parts.append(rows[:missing])
-            if len(rows) > missing:
-                self._rows[0] = rows[missing:]
+            count = len(rows["label"])
+            parts.append(sliced(rows, 0, missing))
+            if count > missing:
+                self._rows[0] = sliced(rows, missing, None)
             else:
                 self._rows.popleft()
-            missing -= len(parts[-1])
+            missing -= min(count, missing)
         self._row_count -= self._batch_size
         batch = joined(parts)
         ids, oov, change = self._known(batch)
         self._record(batch, oov, change)
-        return (
-            np.ascontiguousarray(ids),
-            np.ascontiguousarray(batch["weight"]),
-            np.ascontiguousarray(batch["label"]).reshape(-1, 1),
-        )
+        return ids, batch["weight"], batch["label"].reshape(-1, 1)
 
-    def _known(self, batch: Array) -> tuple[Array, Array, Optional[Change]]:
+    def _known(self, batch: Columns) -> tuple[Array, Array, Optional[Change]]:
         """(ids, oov, change) of a batch once the growing vocabulary has seen it."""
         if self._growth is None:
-            # A copy: a view would keep the whole window alive.
-            return batch["id"], batch["oov"].copy(), None
+            return batch["id"], batch["oov"], None
         first, end = batch["free_ids"][0].tolist()
         return self._growth.grow(batch["id"], batch["oov"], batch["value"], (first, end))
 
-    def _record(self, batch: Array, oov: Array, change: Optional[Change]) -> None:
-        partition, offset = batch["partition"].ravel(), batch["offset"].ravel()
-        self._handed_out = advance(self._handed_out, partition, offset)
+    def _record(self, batch: Columns, oov: Array, change: Optional[Change]) -> None:
+        partition = batch["partition"].ravel()
+        ranges = row_ranges(partition, batch["offset"].ravel())
+        self._handed_out = advance_over(self._handed_out, ranges, int(partition[-1]))
         self._ledger.append(
             BatchRecord(
                 self._handed_out,
-                row_ranges(partition, offset),
+                ranges,
                 len(partition),
                 int(batch["dictionaries"][0]),
-                batch["label"].copy(),
+                batch["label"],
                 oov,
                 int(batch["timestamp"].max()),
                 change,

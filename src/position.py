@@ -8,9 +8,9 @@ position and the same topic give the same rows in the same order.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -100,14 +100,14 @@ class PositionTracker:
             GapError: Rows are missing or out of order, or only a part of a stripe is new. The
                 position stays where it was.
         """
-        new_rows = np.zeros(partition.shape, dtype=bool)
+        is_new = np.zeros(partition.size, dtype=bool)
+        first, last = start.ravel(), offset.ravel()
         offsets = dict(self._offsets)
-        for number in map(int, np.unique(partition)):
-            here = partition == number
-            new = self._new_rows(number, start[here], offset[here])
-            new_rows[here] = new
+        for number, here in _rows_by_partition(partition.ravel()):
+            is_new[here] = new = self._new_rows(number, first[here], last[here])
             if new.any():
-                offsets[number] = int(offset[here][new][-1]) + 1
+                offsets[number] = int(last[here][new][-1]) + 1
+        new_rows = is_new.reshape(partition.shape)
         new_stripes: Array = new_rows.all(axis=1)
         partial = new_rows.any(axis=1) & ~new_stripes
         if partial.any():
@@ -126,17 +126,18 @@ class PositionTracker:
         """Which rows of one partition are new; checks that they follow without a gap."""
         expected = self._offsets.get(number, 0)
         new: Array = offset >= expected
-        if (np.diff(offset[new]) <= 0).any():
-            raise GapError(f"partition {number}: offsets are out of order: {offset[new].tolist()}")
         if not new.any():
             return new
-        follows = np.concatenate(([expected], offset[new][:-1] + 1))
-        gaps = np.flatnonzero(start[new] > follows)
+        start, offset = start[new], offset[new]
+        if (offset[1:] <= offset[:-1]).any():
+            raise GapError(f"partition {number}: offsets are out of order: {offset.tolist()}")
+        follows = np.concatenate(([expected], offset[:-1] + 1))
+        gaps = np.flatnonzero(start > follows)
         if gaps.size:
             place = int(gaps[0])
             raise GapError(
                 f"partition {number}: rows are missing from offset {int(follows[place])} "
-                f"to {int(start[new][place]) - 1}"
+                f"to {int(start[place]) - 1}"
             )
         return new
 
@@ -151,19 +152,32 @@ def advance(position: Position, partition: Array, offset: Array) -> Position:
     """
     if not partition.size:
         return position
+    return advance_over(position, row_ranges(partition, offset), int(partition[-1]))
+
+
+def advance_over(position: Position, ranges: Iterable[RowRange], last_partition: int) -> Position:
+    """The position behind rows that cover these ranges, the last of them of that partition."""
     offsets = dict(position.offsets)
-    for number in np.unique(partition):
-        offsets[int(number)] = int(offset[partition == number][-1]) + 1
-    return Position(offsets, int(partition[-1]))
+    for covered in ranges:
+        offsets[covered.partition] = covered.last_offset + 1
+    return Position(offsets, last_partition)
 
 
 def row_ranges(partition: Array, offset: Array) -> list[RowRange]:
     """What some rows cover, one range for each partition among them."""
     ranges = []
-    for number in np.unique(partition):
-        here = offset[partition == number]
-        ranges.append(RowRange(int(number), int(here[0]), int(here[-1]), int(here.size)))
+    for number, here in _rows_by_partition(partition):
+        found = offset[here]
+        ranges.append(RowRange(number, int(found[0]), int(found[-1]), found.size))
     return ranges
+
+
+def _rows_by_partition(partition: Array) -> Iterator[tuple[int, Any]]:
+    """Each partition among some rows, and an index of its rows."""
+    numbers = np.flatnonzero(np.bincount(partition)).tolist()
+    for number in numbers:
+        # One partition alone is a common case, and a mask costs.
+        yield number, np.s_[:] if len(numbers) == 1 else partition == number
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -139,18 +139,25 @@ def make_window(
     return window
 
 
-def joined(parts: Sequence[Array]) -> Array:
-    """Rows of several windows as one array; a ``value`` gets as wide as the widest needs.
+Columns = Mapping[str, Array]
+"""Rows by field: the fields of ``window_dtype``, each an array of its own."""
 
-    NumPy's own ``concatenate`` (1.23) damages memory where it has to widen a field of text.
-    """
-    widest = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
-    if all(part.dtype == widest for part in parts):
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-    rows = np.empty(sum(map(len, parts)), dtype=widest)
-    for name in widest.names or ():
-        rows[name] = np.concatenate([part[name] for part in parts])
-    return rows
+
+def columns_of(window: Array) -> Columns:
+    """The fields of a window as columns that lie in one piece."""
+    return {name: np.ascontiguousarray(window[name]) for name in window.dtype.names or ()}
+
+
+def sliced(columns: Columns, begin: int, end: Optional[int]) -> Columns:
+    """The rows from ``begin`` to before ``end``, without a copy."""
+    return {name: column[begin:end] for name, column in columns.items()}
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Rows of several windows; a ``value`` gets as wide as the widest needs."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def merge_order(
