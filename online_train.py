@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from src.config import Config, ConfigError, load_config
+from src.garbage import collected_rarely
 from src.logs import configure_logging, keep_stdout_for_ourselves
 from src.orphans import end_with_parent
 from src.role import (
@@ -62,7 +63,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     # mpirun passes this one on to its ranks, and no other in peace.
     stop_on_signals(flag, (*STOP_SIGNALS, signal.SIGUSR1) if is_under_mpi else STOP_SIGNALS)
     keep_stdout_for_ourselves()
-    from src.trainer_service import run_trainer  # MindSpore takes seconds: --help should not
+    with collected_rarely():  # else a tenth of it is looking for garbage that is not there
+        from src.trainer_service import run_trainer  # MindSpore takes seconds: --help should not
 
     return run_trainer(config, flag, placement)
 
