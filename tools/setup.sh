@@ -121,8 +121,9 @@ install_python_packages() {
   make_venv "$uv"
   say "installing the locked Python packages into .venv (3 GB on disk)"
   if [[ -n $uv ]]; then
-    # Copies, not links to uv's cache: the yr engine rewrites files of its own package.
-    "$uv" pip install -q --link-mode copy --python .venv/bin/python \
+    # Copies, not links to uv's cache: the yr engine rewrites files of its own package. Compiled, as
+    # pip does: where Python may not write bytecode each start would compile MindSpore, for seconds.
+    "$uv" pip install -q --link-mode copy --compile-bytecode --python .venv/bin/python \
       "${REQUIREMENTS[@]/#/--requirement=}"
   else
     .venv/bin/python -m pip install -q "${REQUIREMENTS[@]/#/--requirement=}"
