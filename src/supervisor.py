@@ -322,7 +322,7 @@ class Supervisor:
             while time.monotonic() < give_up_at and any(p.code is None for p in running):
                 time.sleep(LOOK_SECONDS)
         if self._scheduler is not None and self._scheduler.code is None:
-            # It ends by itself a while after its workers, of which other machines may have some.
+            # Other machines may have workers that leave a little later.
             is_needed = self._ranks and not self._launch.chooses_port
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._scheduler.process.wait(END_SECONDS if is_needed else 0)

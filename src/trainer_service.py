@@ -11,12 +11,12 @@ from src.channel import ChannelError
 from src.checkpoint import CheckpointError
 from src.config import Config
 from src.dataset import DatasetError
-from src.exit_repair import keep_modules_until_exit
+from src.exit_repair import keep_modules_until_exit, leave_without_farewell
 from src.exposition import ExpositionError
 from src.kafka_source import SourceError
 from src.line_file import OutputError
 from src.position import GapError
-from src.ranks import meet, serve_as_scheduler
+from src.ranks import Ranks, meet, serve_as_scheduler
 from src.role import NOT_MET_EXIT_CODE, Placement, RankError, Role, cpu_is_meant
 from src.stop import StopFlag
 from src.train import Trainer, TrainError, choose_device
@@ -39,7 +39,7 @@ EXPECTED_ERRORS = (
 
 
 def run_trainer(config: Config, flag: StopFlag, placement: Placement) -> int:
-    """Runs until the flag is set, on this or on another rank.
+    """Runs until the flag is set, on this or on another rank; a rank on the CPU ends in it.
 
     Args:
         config: What the trainer was told.
@@ -69,6 +69,16 @@ def run_trainer(config: Config, flag: StopFlag, placement: Placement) -> int:
         logger.error("%s", error)
         return NOT_MET_EXIT_CODE
     logger.info("training on the %s", device)
+    try:
+        code = _train(config, flag, ranks)
+    finally:
+        keep_modules_until_exit()
+    if device == "CPU" and placement.role is Role.WORKER:
+        leave_without_farewell(code)
+    return code
+
+
+def _train(config: Config, flag: StopFlag, ranks: Ranks) -> int:
     trainer = None
     try:
         trainer = Trainer(config, flag, ranks)
@@ -79,5 +89,4 @@ def run_trainer(config: Config, flag: StopFlag, placement: Placement) -> int:
     finally:
         if trainer is not None:
             trainer.close()
-        keep_modules_until_exit()
     return 0

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # before MindSpore is imported
 import mindspore as ms
 import numpy as np
 
-from src.exit_repair import keep_modules_until_exit
+from src.exit_repair import leave_without_farewell
 from src.ranks import meet, serve_as_scheduler
 from tests.rank_messages import talk
 from tests.rank_step import KINDS, train_kind
@@ -43,8 +43,7 @@ def main(argv: list[str]) -> int:
         trained = train_kind(kind, steps, global_batch, ranks)
         np.savez(folder / f"{kind}_{ranks.rank}.npz", **trained)
     (folder / f"{ranks.rank}.json").write_text(json.dumps(talk(ranks)))
-    keep_modules_until_exit()
-    return 0
+    leave_without_farewell(0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Modules of the named package, and no others, gain a reference that is never given back."""
+"""A process that has ended well ends with the code that it chose, and has said all it had to."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 
@@ -19,3 +20,20 @@ def test_only_modules_of_the_package_gain_a_reference(
     before = sys.getrefcount(module)
     keep_modules_until_exit("pack")
     assert sys.getrefcount(module) - before == gained
+
+
+def test_leaving_runs_no_exit_handler_and_loses_no_output() -> None:
+    program = """
+import atexit, logging, os
+from src.exit_repair import leave_without_farewell
+atexit.register(os.abort)
+print("a line on stdout")
+logging.basicConfig()
+logging.warning("a line on stderr")
+leave_without_farewell(3)
+"""
+    # With a pipe stdout is written in blocks: what is not flushed is lost.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stdout == "a line on stdout\n"
+    assert "a line on stderr" in done.stderr
