@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -32,8 +33,10 @@ logging.basicConfig()
 logging.warning("a line on stderr")
 leave_without_farewell(3)
 """
-    # With a pipe stdout is written in blocks: what is not flushed is lost.
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # Into a pipe stdout is written in blocks, unless it is told not to: what is not flushed is lost.
+    told = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=told)
     assert done.returncode == 3
     assert done.stdout == "a line on stdout\n"
     assert "a line on stderr" in done.stderr
