@@ -19,6 +19,7 @@ from typing import Callable, Optional
 
 import mindpandas
 import numpy as np
+import pandas as pd
 from mindpandas import config as mindpandas_config
 
 from src.arrays import Array
@@ -85,12 +86,12 @@ class FeatureBuilder:
 
     def build(self, rows: ParsedRows) -> tuple[Array, Array]:
         """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows."""
-        functions = ColumnFunctions(self._dense, self._dictionaries, rows.values)
+        functions = ColumnFunctions(self._dense, self._dictionaries, rows)
         # Once for all columns: each of MindPandas' operators starts threads of its own.
-        made = mindpandas.DataFrame(rows.fields).apply(functions.column, axis=0).to_pandas()
-        dense, categorical = made.iloc[:, :DENSE_SIZE], made.iloc[:, DENSE_SIZE:]
-        dense_ids, dense_weights = self._dense.fields(dense.to_numpy())
-        return assemble(dense_weights, categorical.to_numpy(), dense_ids)
+        columns = mindpandas.DataFrame(pd.DataFrame(functions.columns(), copy=False))
+        made = columns.apply(functions.column, axis=0, raw=True).to_numpy()[1:]
+        dense_ids, dense_weights = self._dense.fields(made[:, :DENSE_SIZE])
+        return assemble(dense_weights, made[:, DENSE_SIZE:], dense_ids)
 
     def oov(self, ids: Array) -> Array:
         """Which categorical fields of rows built here are out of vocabulary, uint32[rows]."""
@@ -298,7 +299,7 @@ class WindowAssembler:
         partition = numbers[held_number]
         ids, weights = self._features.build(parsed.rows)
         labels, oov = parsed.rows.label[chosen], self._features.oov(ids[chosen])
-        self._watch(labels, parsed.rows.dense.to_numpy()[chosen], oov)
+        self._watch(labels, parsed.rows.numbers[chosen], oov)
         window = make_window(
             ids[chosen],
             weights[chosen],

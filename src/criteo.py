@@ -43,6 +43,7 @@ _LABELS = (b"0", b"1")
 _PLAIN_NUMBERS = re.compile(rb"[01]\t(?:(?:-?[0-9]{1,18})?\t){13}")
 _INTEGER = re.compile(rb"-?[0-9]+")
 _INT64 = np.iinfo(np.int64)
+CHECKED_LINES = 1_000  # at a time: what the check makes of them stays in the processor's cache
 _TOMBSTONE = "no value (a tombstone)"
 _PARSE_OPTIONS = pa.csv.ParseOptions(
     delimiter="\t", quote_char=False, escape_char=False, ignore_empty_lines=False
@@ -71,28 +72,23 @@ class ParsedRows:
     Attributes:
         index: int64[n], each row's place in the list that was parsed, ascending.
         label: float32[n], 0 or 1.
-        fields: DataFrame[n, 39]: the dense columns in float64, NaN where missing, then for each
-            categorical one the place of the value in ``values`` in int32, -1 where missing.
+        numbers: float64[n, 13], the dense columns, NaN where missing.
+        codes: int32[n, 26], the categorical columns' places in ``values``, -1 where missing.
         values: The distinct values of each categorical column.
         bad: The messages that are no rows, in order.
     """
 
     index: Array
     label: Array
-    fields: pd.DataFrame
+    numbers: Array
+    codes: Array
     values: Sequence[Sequence[str]]
     bad: Sequence[BadRow]
 
     @property
     def dense(self) -> pd.DataFrame:
         """DataFrame[n, 13] of float64, NaN where missing."""
-        return self.fields.iloc[:, :DENSE_SIZE]
-
-    @property
-    def codes(self) -> Array:
-        """int32[n, 26], the categorical columns' places in ``values``, -1 where missing."""
-        codes: Array = self.fields.iloc[:, DENSE_SIZE:].to_numpy()
-        return codes
+        return pd.DataFrame(self.numbers, columns=list(DENSE_COLUMNS), copy=False)
 
     @property
     def categorical(self) -> pd.DataFrame:
@@ -241,12 +237,16 @@ def _joined(lines: Sequence[bytes]) -> bytes:
 
 def _read_if_all_good(lines: Sequence[bytes | None]) -> pa.Table | None:
     """The lines as typed columns, or None when one of them is, or may be, no row."""
-    whole = [line for line in lines if line is not None]
-    data = _joined(whole)
-    if len(whole) < len(lines) or not _all_plain(data, len(whole)):
-        return None
+    pieces = []
+    for begin in range(0, len(lines), CHECKED_LINES):
+        piece = lines[begin : begin + CHECKED_LINES]
+        whole = [line for line in piece if line is not None]
+        data = _joined(whole)
+        if len(whole) < len(piece) or not _all_plain(data, len(whole)):
+            return None
+        pieces.append(data)
     try:
-        return _read(data)
+        return _read(b"".join(pieces))
     except pa.ArrowInvalid:
         return None
 
@@ -356,24 +356,15 @@ def _shown(value: Any) -> str:
 
 
 def _to_parsed_rows(table: pa.Table, index: Array, bad: Sequence[BadRow]) -> ParsedRows:
-    dense = np.empty((table.num_rows, DENSE_SIZE), dtype=np.float64, order="F")
+    numbers = np.empty((table.num_rows, DENSE_SIZE), dtype=np.float64, order="F")
     codes = np.empty((table.num_rows, CATEGORICAL_SIZE), dtype=np.int32, order="F")
     for place, column in enumerate(DENSE_COLUMNS):
-        dense[:, place] = table[column].to_numpy()
+        numbers[:, place] = table[column].to_numpy()
     values = []
     for place, column in enumerate(CATEGORICAL_COLUMNS):
         (chunk,) = table[column].chunks  # it was read as one block
         codes[:, place] = chunk.indices.fill_null(-1).to_numpy()
         # Through NumPy: pyarrow's own list of strings takes several times as long.
         values.append(chunk.dictionary.to_numpy(zero_copy_only=False).tolist())
-    parts = (
-        pd.DataFrame(dense, columns=list(DENSE_COLUMNS), copy=False),
-        pd.DataFrame(codes, columns=list(CATEGORICAL_COLUMNS), copy=False),
-    )
-    return ParsedRows(
-        index=index,
-        label=table[LABEL].to_numpy().astype(np.float32),
-        fields=pd.concat(parts, axis=1, copy=False),
-        values=values,
-        bad=bad,
-    )
+    label = table[LABEL].to_numpy().astype(np.float32)
+    return ParsedRows(index, label, numbers, codes, values, bad)

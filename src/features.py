@@ -9,10 +9,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from src.arrays import Array
-from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_SIZE, FIELD_SIZE
+from src.criteo import (
+    CATEGORICAL_SIZE,
+    DENSE_COLUMNS,
+    DENSE_SIZE,
+    FIELD_SIZE,
+    ParsedRows,
+)
 from src.dictionaries import Dictionaries, DictionaryError
 
 DENSE_TRANSFORMS = ("minmax", "log", "bucket")
@@ -22,11 +27,10 @@ MAX_VALUE_BYTES = 64
 UNLEARNABLE = b"\xff"
 """Stands for a value that is not sent for its length; it is not UTF-8, so it is no value itself."""
 _RESERVED = {"minmax": 0, "log": 1, "bucket": BUCKETS}
-_CATEGORICAL_PLACE = {name: place for place, name in enumerate(CATEGORICAL_COLUMNS)}
 _BITS = 1 << np.arange(CATEGORICAL_SIZE, dtype=np.uint32)
 
 
-def scale_dense_column(column: pd.Series, minimum: float, maximum: float) -> Array:
+def scale_dense_column(column: Array, minimum: float, maximum: float) -> Array:
     """(x − min) / (max − min), and 0 where x is missing or max = min.
 
     Args:
@@ -40,18 +44,17 @@ def scale_dense_column(column: pd.Series, minimum: float, maximum: float) -> Arr
     width = maximum - minimum
     if width == 0:
         return np.zeros(len(column), dtype=np.float32)
-    scaled: Array = (column.to_numpy() - minimum) / width
+    scaled: Array = (column - minimum) / width
     return np.nan_to_num(scaled, copy=False).astype(np.float32)
 
 
-def log_dense_column(column: pd.Series) -> Array:
+def log_dense_column(column: Array) -> Array:
     """sign(x) · ln(1 + |x|), float32[rows] of float64[rows]; NaN where missing."""
-    numbers = column.to_numpy()
-    logs: Array = np.copysign(np.log1p(np.abs(numbers)), numbers).astype(np.float32)
+    logs: Array = np.copysign(np.log1p(np.abs(column)), column).astype(np.float32)
     return logs
 
 
-def bucket_dense_column(column: pd.Series) -> Array:
+def bucket_dense_column(column: Array) -> Array:
     """Log-spaced buckets: 0 where missing, 1 below zero, 2 + ⌊4 · ln(1 + x)⌋, at most 63.
 
     Args:
@@ -60,10 +63,9 @@ def bucket_dense_column(column: pd.Series) -> Array:
     Returns:
         int32[rows].
     """
-    numbers = column.to_numpy()
     with np.errstate(invalid="ignore"):
-        bucket = 2 + np.floor(BUCKETS_PER_E_FOLD * np.log1p(np.maximum(numbers, 0)))
-        bucket = np.where(numbers < 0, 1, np.minimum(bucket, BUCKETS - 1))
+        bucket = 2 + np.floor(BUCKETS_PER_E_FOLD * np.log1p(np.maximum(column, 0)))
+        bucket = np.where(column < 0, 1, np.minimum(bucket, BUCKETS - 1))
     return np.nan_to_num(bucket).astype(np.int32)
 
 
@@ -166,22 +168,30 @@ class DenseCoding:
         text = f"{self._dictionaries.fingerprint} {self.transform} {self.end_id}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
-    def column(self, column: pd.Series) -> Array:
-        """The column function that ``fields`` makes fields of."""
+    def column(self, column: Array, place: int) -> Array:
+        """The column function that ``fields`` makes fields of.
+
+        Args:
+            column: float64[rows], NaN where missing.
+            place: Which of ``I1..I13``, from 0 on.
+
+        Returns:
+            float32[rows] or int32[rows].
+        """
         if self.transform == "bucket":
             return bucket_dense_column(column)
         if self.transform == "log":
             return log_dense_column(column)
-        name = str(column.name)
+        name = DENSE_COLUMNS[place]
         low, high = self._dictionaries.min_by_column[name], self._dictionaries.max_by_column[name]
         return scale_dense_column(column, low, high)
 
     def fields(self, coded: Array) -> tuple[Array, Array]:
-        """(ids int32[rows, 13] or [13], weights float32[rows, 13]) of the columns coded so."""
+        """(ids int32[rows, 13] or [13], weights float[rows, 13]) of the columns coded so."""
         ids = self._dictionaries.dense_ids
         if self.transform == "bucket":
             first = self.end_id + BUCKETS * np.arange(DENSE_SIZE, dtype=np.int32)
-            return first + coded, np.ones(coded.shape, dtype=np.float32)
+            return first + coded.astype(np.int32), np.ones(coded.shape, dtype=np.float32)
         if self.transform == "log":
             missing_ids = self.end_id + np.arange(DENSE_SIZE, dtype=np.int32)
             is_missing = np.isnan(coded)
@@ -190,29 +200,48 @@ class DenseCoding:
 
 
 class ColumnFunctions:
-    """The column functions of one window, as ``apply`` wants them: one for any of its columns.
+    """The column functions of one window, as ``apply(raw=True)`` wants them: one for any column.
+
+    A raw column is an array without a name, so its place among the 39 stands on top of it. The
+    named ones that ``apply`` makes otherwise take as long to make as the functions take.
 
     Args:
         dense: Codes dense columns.
         dictionaries: Ids of the categorical values.
-        values: The distinct values of each categorical column, see ``criteo.ParsedRows``.
+        rows: The rows of the window.
     """
 
-    def __init__(
-        self, dense: DenseCoding, dictionaries: Dictionaries, values: Sequence[Sequence[str]]
-    ) -> None:
+    def __init__(self, dense: DenseCoding, dictionaries: Dictionaries, rows: ParsedRows) -> None:
         self._dense = dense
         self._dictionaries = dictionaries
-        self._values = values
+        self._rows = rows
 
-    def column(self, column: pd.Series) -> Array:
-        """What becomes of the column of that name: int32[rows] or float32[rows]."""
-        place = _CATEGORICAL_PLACE.get(str(column.name))
-        if place is None:
-            return self._dense.column(column)
+    def columns(self) -> Array:
+        """What ``column`` is applied to: float64[1 + rows, 39], ``numbers`` and then ``codes``."""
+        columns = np.empty((1 + len(self._rows.numbers), FIELD_SIZE), dtype=np.float64, order="F")
+        columns[0] = np.arange(FIELD_SIZE)
+        columns[1:, :DENSE_SIZE] = self._rows.numbers
+        columns[1:, DENSE_SIZE:] = self._rows.codes
+        return columns
+
+    def column(self, column: Array) -> Array:
+        """What becomes of one of ``columns``: float64[1 + rows], the place still on top of it.
+
+        It holds float32 weights and int32 ids, both exactly.
+        """
+        made = np.empty_like(column)
+        made[0] = column[0]
+        place = int(column[0])
+        if place < DENSE_SIZE:
+            made[1:] = self._dense.column(column[1:], place)
+        else:
+            made[1:] = self._ids(column[1:].astype(np.int32), place - DENSE_SIZE)
+        return made
+
+    def _ids(self, codes: Array, place: int) -> Array:
         return look_up_categorical_column(
-            column.to_numpy(),
-            self._values[place],
+            codes,
+            self._rows.values[place],
             self._dictionaries.ids_by_column[place],
             int(self._dictionaries.oov_ids[place]),
         )
@@ -222,8 +251,8 @@ def assemble(dense_weights: Array, categorical_ids: Array, dense_ids: Array) -> 
     """Puts the two kinds of fields side by side.
 
     Args:
-        dense_weights: float32[rows, 13].
-        categorical_ids: int32[rows, 26].
+        dense_weights: float32[rows, 13], or float64 that is exact in it.
+        categorical_ids: int32[rows, 26], or float64 that is.
         dense_ids: int32[13] or int32[rows, 13].
 
     Returns:

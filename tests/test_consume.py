@@ -46,7 +46,7 @@ class NumberFeatures:
     dense_transform = 2
 
     def build(self, rows: ParsedRows) -> tuple[Array, Array]:
-        numbers = rows.dense["I1"].to_numpy().astype(np.int32)
+        numbers = rows.numbers[:, 0].astype(np.int32)
         ids = np.repeat(numbers[:, None], FIELD_SIZE, axis=1)
         return ids, ids.astype(np.float32)
 
@@ -58,7 +58,7 @@ class NumberFeatures:
         return UnknownValues(values, free_ids=(50, 90))
 
 
-@pytest.mark.parametrize("rows", [1, 13, 26, 39, 500])
+@pytest.mark.parametrize("rows", [1, 13, 26, 38, 39, 500])
 def test_mindpandas_applies_every_column_function_whatever_the_number_of_rows(rows: int) -> None:
     """Where rows and columns are equally many, pandas may take the one for the other."""
     generator = random.Random(rows)

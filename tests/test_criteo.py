@@ -52,7 +52,7 @@ def json_with_field(column: str, text: str) -> bytes:
 
 
 def rows_of(parsed: ParsedRows) -> list[Row]:
-    dense = parsed.dense.to_numpy()
+    dense = parsed.numbers
     categorical = parsed.categorical.astype(object).to_numpy()
     return [
         (
@@ -196,7 +196,7 @@ def test_parsed_columns_have_the_documented_types_and_names() -> None:
 
 def test_a_row_with_every_field_missing_is_a_row() -> None:
     parsed = parse_messages([ALL_MISSING])
-    assert np.isnan(parsed.dense.to_numpy()).all()
+    assert np.isnan(parsed.numbers).all()
     assert all((parsed.categorical[column].cat.codes == -1).all() for column in CATEGORICAL_COLUMNS)
 
 

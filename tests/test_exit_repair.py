@@ -33,7 +33,7 @@ logging.basicConfig()
 logging.warning("a line on stderr")
 leave_without_farewell(3)
 """
-    # Into a pipe stdout is written in blocks, unless it is told not to: what is not flushed is lost.
+    # Into a pipe stdout is written in blocks, unless told not to: what is not flushed is lost.
     told = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, env=told)

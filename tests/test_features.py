@@ -45,8 +45,8 @@ def make_dictionaries(**tokens: int) -> Dictionaries:
     return Dictionaries(largest, smallest, {**ids, **tokens})
 
 
-def dense_column(*values: float) -> pd.Series:
-    return pd.Series(np.array(values, dtype=np.float64), name="I1")
+def dense_column(*values: float) -> Array:
+    return np.array(values, dtype=np.float64)
 
 
 def categorical_column(*values: Any) -> tuple[Array, list[str]]:
@@ -80,7 +80,7 @@ def test_a_dense_value_is_scaled_by_its_columns_bounds(
     scaled = scale_dense_column(column, minimum, maximum)
     assert scaled.dtype == np.float32
     assert scaled.tolist() == [np.float32(weight)] * 2
-    pd.testing.assert_series_equal(column, before)
+    np.testing.assert_array_equal(column, before)
 
 
 def test_known_unknown_and_missing_values_get_their_ids() -> None:
@@ -117,15 +117,20 @@ def test_a_value_known_to_another_column_only_is_unknown() -> None:
 
 def fields_of(rows: ParsedRows, made: Dictionaries) -> Array:
     """All columns after their functions."""
-    functions = ColumnFunctions(DenseCoding("minmax", made, 0), made, rows.values)
-    applied: Array = rows.fields.apply(functions.column, axis=0).to_numpy()
-    return applied
+    functions = ColumnFunctions(DenseCoding("minmax", made, 0), made, rows)
+    applied: Array = np.apply_along_axis(functions.column, 0, functions.columns())
+    return applied[1:]
+
+
+def coded(coding: DenseCoding, rows: ParsedRows) -> Array:
+    """The dense columns after their functions."""
+    return np.column_stack([coding.column(rows.numbers[:, place], place) for place in range(13)])
 
 
 def test_each_dense_column_is_scaled_by_its_own_bounds() -> None:
     coding = DenseCoding("minmax", make_dictionaries(), 0)
     line = b"\t".join([b"0", *[b"4"] * 13, *[b""] * 26])
-    weights = parse_messages([line]).dense.apply(coding.column, axis=0).to_numpy()
+    weights = coded(coding, parse_messages([line]))
     expected = [(4 + place) / (10 * place) for place in range(1, 14)]
     np.testing.assert_array_equal(weights, np.array([expected], dtype=np.float32))
 
@@ -202,7 +207,7 @@ def dense_fields(transform: str, *lines: bytes) -> tuple[list[list[int]], list[l
     """Ids and weights of the dense fields of rows, with a vocabulary of 2000."""
     coding = DenseCoding(transform, make_dictionaries(), 2000)
     rows = parse_messages([b"1\t" + line + b"\t" * 26 for line in lines])
-    ids, weights = coding.fields(rows.dense.apply(coding.column, axis=0).to_numpy())
+    ids, weights = coding.fields(coded(coding, rows))
     return np.broadcast_to(ids, weights.shape).tolist(), weights.tolist()
 
 

@@ -59,7 +59,7 @@ def file_of(folder: Path, lines: Sequence[bytes], end: bytes = b"\n") -> Path:
 def rows_of(path: Path, skip: int = 0, limit: Optional[int] = None) -> tuple[list[int], Array]:
     """How many lines each block has read, and the dense columns of all rows."""
     blocks = list(parsed_blocks(path, skip, limit))
-    dense = [rows.dense.to_numpy() for _, rows in blocks]
+    dense = [rows.numbers for _, rows in blocks]
     return [read for read, _ in blocks], np.concatenate(dense) if dense else np.empty((0, 13))
 
 
@@ -73,7 +73,7 @@ class TestBlocks:
         write_sample([path], 2 * BLOCK_ROWS + 1)
         read, dense = rows_of(path)
         assert read == [4096, 4096, 1]
-        wanted = parse_messages(path.read_bytes().splitlines()).dense.to_numpy()
+        wanted = parse_messages(path.read_bytes().splitlines()).numbers
         np.testing.assert_array_equal(dense, wanted)
 
     @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ class TestBlocks:
         found, dense = rows_of(file_of(tmp_path, lines), skip, limit)
         assert found == read
         if read:
-            wanted = parse_messages(lines[skip : skip + sum(read)]).dense.to_numpy()
+            wanted = parse_messages(lines[skip : skip + sum(read)]).numbers
             np.testing.assert_array_equal(dense, wanted)
 
     @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
