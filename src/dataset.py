@@ -18,20 +18,13 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from src.arrays import Array
+from src.batches import BatchCutter, Columns, CutBatch
 from src.channel import ChannelError, WindowReceiver
 from src.features import DENSE_TRANSFORMS
 from src.growth import Growth
-from src.position import (
-    GapError,
-    Position,
-    PositionTracker,
-    RowRange,
-    advance_over,
-    row_ranges,
-)
+from src.position import GapError, Position, PositionTracker, RowRange
 from src.stop import StopFlag
 from src.vocabulary import Change
-from src.window import Columns, columns_of, joined, sliced
 
 logger = logging.getLogger(__name__)
 
@@ -106,9 +99,7 @@ class StreamingDataset:
     ) -> None:
         self._attach = attach
         self._tracker = PositionTracker(position)
-        self._handed_out = position
         self._session = session
-        self._batch_size = batch_size
         self._flag = flag
         self._idle_seconds = idle_seconds
         self._dictionaries = dictionaries
@@ -117,8 +108,8 @@ class StreamingDataset:
         self._read_again = read_again
         self._asked_at: Optional[Position] = None
         self._receiver: Optional[WindowReceiver] = None
-        self._rows: deque[Columns] = deque()
-        self._row_count = 0
+        self._cutter = BatchCutter(batch_size, position)
+        self._cut: deque[CutBatch] = deque()
         self._ledger: deque[BatchRecord] = deque()
         self._busy = threading.Lock()
         self._ready: deque[Batch] = deque()
@@ -199,8 +190,10 @@ class StreamingDataset:
     def _prepare(self) -> None:
         """Makes the next batch ready."""
         try:
-            self._collect()
-            self._ready.append(self._cut_batch())
+            if not self._cut:
+                self._collect()
+                self._cut.extend(self._cutter.cut())
+            self._ready.append(self._finish(self._cut.popleft()))
             self._batches += 1
         except StopIteration:
             raise
@@ -211,7 +204,7 @@ class StreamingDataset:
     def _collect(self) -> None:
         """Receives windows until a batch is full."""
         idle_since = time.monotonic()
-        while self._row_count < self._batch_size:
+        while self._cutter.rows < self._cutter.batch_size:
             if self._flag.is_set():
                 raise StopIteration
             window = self._receive()
@@ -248,8 +241,7 @@ class StreamingDataset:
             return False
         rows = window if due.all() else window[due]
         if len(rows):
-            self._rows.append(columns_of(rows))
-            self._row_count += len(rows)
+            self._cutter.add(rows)
         return len(rows) > 0
 
     def _ask_again(self, gap: GapError) -> None:
@@ -294,44 +286,28 @@ class StreamingDataset:
                 "both must be told"
             )
 
-    def _cut_batch(self) -> Batch:
-        parts: list[Columns] = []
-        missing = self._batch_size
-        while missing:
-            rows = self._rows[0]
-            count = len(rows["label"])
-            parts.append(sliced(rows, 0, missing))
-            if count > missing:
-                self._rows[0] = sliced(rows, missing, None)
-            else:
-                self._rows.popleft()
-            missing -= min(count, missing)
-        self._row_count -= self._batch_size
-        batch = joined(parts)
-        ids, oov, change = self._known(batch)
-        self._record(batch, oov, change)
-        return ids, batch["weight"], batch["label"].reshape(-1, 1)
-
-    def _known(self, batch: Columns) -> tuple[Array, Array, Optional[Change]]:
-        """(ids, oov, change) of a batch once the growing vocabulary has seen it."""
-        if self._growth is None:
-            return batch["id"], batch["oov"], None
-        first, end = batch["free_ids"][0].tolist()
-        return self._growth.grow(batch["id"], batch["oov"], batch["value"], (first, end))
-
-    def _record(self, batch: Columns, oov: Array, change: Optional[Change]) -> None:
-        partition = batch["partition"].ravel()
-        ranges = row_ranges(partition, batch["offset"].ravel())
-        self._handed_out = advance_over(self._handed_out, ranges, int(partition[-1]))
+    def _finish(self, cut: CutBatch) -> Batch:
+        """What MindSpore gets of a batch; the rest goes into the ledger."""
+        columns = cut.columns
+        ids, oov, change = self._known(columns)
+        assert self._dictionaries is not None, "no rows without a window, which was checked"
         self._ledger.append(
             BatchRecord(
-                self._handed_out,
-                ranges,
-                len(partition),
-                int(batch["dictionaries"][0]),
-                batch["label"],
+                cut.position,
+                cut.ranges,
+                sum(covered.rows for covered in cut.ranges),
+                self._dictionaries,
+                columns["label"],
                 oov,
-                int(batch["timestamp"].max()),
+                cut.newest_timestamp,
                 change,
             )
         )
+        return ids, columns["weight"], columns["label"].reshape(-1, 1)
+
+    def _known(self, columns: Columns) -> tuple[Array, Array, Optional[Change]]:
+        """(ids, oov, change) of a batch once the growing vocabulary has seen it."""
+        if self._growth is None:
+            return columns["id"], columns["oov"], None
+        first, end = columns["free_ids"][0].tolist()
+        return self._growth.grow(columns["id"], columns["oov"], columns["value"], (first, end))

@@ -107,6 +107,9 @@ class PositionTracker:
             is_new[here] = new = self._new_rows(number, first[here], last[here])
             if new.any():
                 offsets[number] = int(last[here][new][-1]) + 1
+        if is_new.size and is_new.all():
+            self._offsets, self._last_partition = offsets, int(partition[-1, -1])
+            return np.ones(len(partition), dtype=bool)
         new_rows = is_new.reshape(partition.shape)
         new_stripes: Array = new_rows.all(axis=1)
         partial = new_rows.any(axis=1) & ~new_stripes
@@ -125,6 +128,8 @@ class PositionTracker:
     def _new_rows(self, number: int, start: Array, offset: Array) -> Array:
         """Which rows of one partition are new; checks that they follow without a gap."""
         expected = self._offsets.get(number, 0)
+        if start[0] <= expected <= offset[0] and _follow_one_another(start, offset):
+            return np.ones(len(offset), dtype=bool)  # as nearly all windows are
         new: Array = offset >= expected
         if not new.any():
             return new
@@ -140,6 +145,11 @@ class PositionTracker:
                 f"to {int(start[place]) - 1}"
             )
         return new
+
+
+def _follow_one_another(start: Array, offset: Array) -> bool:
+    """Whether each row begins where the one before it ends."""
+    return bool((start[1:] == offset[:-1] + 1).all() and (start <= offset).all())
 
 
 def advance(position: Position, partition: Array, offset: Array) -> Position:
@@ -165,11 +175,34 @@ def advance_over(position: Position, ranges: Iterable[RowRange], last_partition:
 
 def row_ranges(partition: Array, offset: Array) -> list[RowRange]:
     """What some rows cover, one range for each partition among them."""
-    ranges = []
-    for number, here in _rows_by_partition(partition):
-        found = offset[here]
-        ranges.append(RowRange(number, int(found[0]), int(found[-1]), found.size))
-    return ranges
+    return ranges_of_batches(partition[None], offset[None])[0]
+
+
+def ranges_of_batches(partition: Array, offset: Array) -> list[list[RowRange]]:
+    """What each of some batches covers, one range for each partition in it.
+
+    Args:
+        partition: int32[batches, rows], in stream order.
+        offset: int64[batches, rows].
+    """
+    rows = partition.shape[1]
+    if partition.size and (partition == partition[0, 0]).all():
+        # One partition alone is a common case, and costs little.
+        ends = zip(offset[:, 0].tolist(), offset[:, -1].tolist())
+        return [[RowRange(int(partition[0, 0]), *covered, rows)] for covered in ends]
+    found: list[list[RowRange]] = [[] for _ in partition]
+    ends_of_batches = rows * np.arange(len(partition) + 1)
+    for number, here in _rows_by_partition(partition.ravel()):
+        places = np.arange(partition.size)[here]
+        bounds = np.searchsorted(places, ends_of_batches)
+        counts = np.diff(bounds)
+        batches = np.flatnonzero(counts)
+        offsets = offset.ravel()[places]
+        first, last = offsets[bounds[batches]], offsets[bounds[batches + 1] - 1]
+        numbers = (batches.tolist(), first.tolist(), last.tolist(), counts[batches].tolist())
+        for batch, *covered in zip(*numbers):
+            found[batch].append(RowRange(number, *covered))
+    return found
 
 
 def _rows_by_partition(partition: Array) -> Iterator[tuple[int, Any]]:

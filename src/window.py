@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -137,27 +137,6 @@ def make_window(
         window["value"] = unknown.values[order]
         window["free_ids"] = unknown.free_ids
     return window
-
-
-Columns = Mapping[str, Array]
-"""Rows by field: the fields of ``window_dtype``, each an array of its own."""
-
-
-def columns_of(window: Array) -> Columns:
-    """The fields of a window as columns that lie in one piece."""
-    return {name: np.ascontiguousarray(window[name]) for name in window.dtype.names or ()}
-
-
-def sliced(columns: Columns, begin: int, end: Optional[int]) -> Columns:
-    """The rows from ``begin`` to before ``end``, without a copy."""
-    return {name: column[begin:end] for name, column in columns.items()}
-
-
-def joined(parts: Sequence[Columns]) -> Columns:
-    """Rows of several windows; a ``value`` gets as wide as the widest needs."""
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def merge_order(

@@ -14,8 +14,6 @@ from src.criteo import FIELD_SIZE
 from src.window import (
     ClosingRule,
     Provenance,
-    columns_of,
-    joined,
     make_window,
     merge_order,
     window_dtype,
@@ -99,18 +97,6 @@ def test_every_shards_slice_is_its_stripe_with_the_provenance_of_all_shards(
         assert rows["offset"].ravel().tolist() == (everything * 10 + 5).tolist()
     assert set(window["session"].tolist()) <= {2**40}
     assert set(window["dictionaries"].tolist()) <= {2**64 - 1}
-
-
-def test_rows_of_windows_with_values_of_different_widths_are_joined_whole() -> None:
-    narrow, wide = np.zeros(3, window_dtype(1, 8)), np.zeros(2, window_dtype(1, 24))
-    narrow["value"][:, 4], wide["value"][:, 4] = b"eight888", b"twenty-four bytes and no"
-    narrow["offset"][:, 0], wide["offset"][:, 0] = [1, 2, 3], [4, 5]
-    both = joined([columns_of(narrow), columns_of(wide)])
-    assert {name: column.dtype for name, column in both.items()} == {
-        name: column.dtype for name, column in columns_of(wide).items()
-    }
-    assert both["offset"][:, 0].tolist() == [1, 2, 3, 4, 5]
-    assert both["value"][:, 4].tolist() == [b"eight888"] * 3 + [b"twenty-four bytes and no"] * 2
 
 
 def test_rows_that_cannot_be_shared_evenly_are_refused() -> None:
