@@ -13,6 +13,7 @@ from typing import Callable
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from benchmarks.inputs import HISTORY_ROWS, dictionary_files, lines, row_files
 from benchmarks.settings import Settings
@@ -143,7 +144,6 @@ def dictionary(settings: Settings, size: int) -> Outcome:
     made of other values, so that no look-up finds its predecessor's in a cache.
     """
     from src.dictionaries import load_dictionaries
-    from src.features import look_up_categorical_column
 
     folder = settings.work_dir / f"dictionary_{size}"
     _in_child(_save_dictionary, folder, size)
@@ -152,16 +152,16 @@ def dictionary(settings: Settings, size: int) -> Outcome:
     dictionaries = load_dictionaries(max_dict, min_dict, map_dict)
     load_seconds = time.perf_counter() - began
     shutil.rmtree(folder)
-    known, oov_id = dictionaries.ids_by_column[0], int(dictionaries.oov_ids[0])
     random = np.random.default_rng(1)
     times = []
     for _ in range(LOOK_UPS):
         distinct = random.choice(size, LOOK_UP_DISTINCT, replace=False)
         rows = distinct[random.integers(0, LOOK_UP_DISTINCT, LOOK_UP_ROWS)]
         column = pd.Categorical([_value(number) for number in rows])
-        codes, values = column.codes.astype(np.int32), column.categories.tolist()
+        codes, values = column.codes.astype(np.int32), pa.array(column.categories)
         began = time.perf_counter()
-        look_up_categorical_column(codes, values, known, oov_id)
+        (ids,) = dictionaries.table.look_up([values], dictionaries.oov_ids)
+        ids[codes]
         times.append(time.perf_counter() - began)
     return LOOK_UP_ROWS / float(np.median(times)), "look-ups/s", {"load_s": load_seconds}
 

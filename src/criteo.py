@@ -74,7 +74,7 @@ class ParsedRows:
         label: float32[n], 0 or 1.
         numbers: float64[n, 13], the dense columns, NaN where missing.
         codes: int32[n, 26], the categorical columns' places in ``values``, -1 where missing.
-        values: The distinct values of each categorical column.
+        values: The distinct values of each categorical column, pyarrow strings.
         bad: The messages that are no rows, in order.
     """
 
@@ -82,7 +82,7 @@ class ParsedRows:
     label: Array
     numbers: Array
     codes: Array
-    values: Sequence[Sequence[str]]
+    values: Sequence[pa.Array]
     bad: Sequence[BadRow]
 
     @property
@@ -95,7 +95,10 @@ class ParsedRows:
         """DataFrame[n, 26] of pandas categories, for who wants to see the values themselves."""
         columns = zip(CATEGORICAL_COLUMNS, self.codes.T, self.values)
         return pd.DataFrame(
-            {name: pd.Categorical.from_codes(codes, values) for name, codes, values in columns}
+            {
+                name: pd.Categorical.from_codes(codes, values.to_pylist())
+                for name, codes, values in columns
+            }
         )
 
 
@@ -364,7 +367,6 @@ def _to_parsed_rows(table: pa.Table, index: Array, bad: Sequence[BadRow]) -> Par
     for place, column in enumerate(CATEGORICAL_COLUMNS):
         (chunk,) = table[column].chunks  # it was read as one block
         codes[:, place] = chunk.indices.fill_null(-1).to_numpy()
-        # Through NumPy: pyarrow's own list of strings takes several times as long.
-        values.append(chunk.dictionary.to_numpy(zero_copy_only=False).tolist())
+        values.append(chunk.dictionary)
     label = table[LABEL].to_numpy().astype(np.float32)
     return ParsedRows(index, label, numbers, codes, values, bad)

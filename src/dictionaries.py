@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 
 from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_COLUMNS, FIELD_SIZE, LABEL
 from src.files import PathLike, atomic_write_bytes
+from src.value_table import ValueTable
 
 OOV_PREFIX = "OOV"
 MAX_DICT_NAME = "all_val_max_dict.pkl"
@@ -162,9 +163,9 @@ class Dictionaries:
         id_by_token: Id of every token (see the module's table).
         dense_ids: int32[13], the ids of ``I1 … I13``.
         oov_ids: int32[26], the ids of ``OOVC1 … OOVC26``.
-        ids_by_column: For each of ``C1 … C26`` the id of every known value. A dictionary from
-            elsewhere may give the missing value an id, under the empty string; without one a
-            missing value is out of vocabulary.
+        table: Ids of the known values of ``C1 … C26``.
+        missing_ids: int32[26], the ids of a missing value. A dictionary from elsewhere may give it
+            one, under the empty string; without that it is out of vocabulary.
         vocab_size_needed: The largest id plus one: the fewest rows an embedding table may have.
         fingerprint: Unsigned 64-bit number that is the same wherever and in whatever order the
             same entries were loaded, and differs when any entry differs.
@@ -175,17 +176,23 @@ class Dictionaries:
     id_by_token: dict[str, int]
     dense_ids: npt.NDArray[np.int32] = field(init=False)
     oov_ids: npt.NDArray[np.int32] = field(init=False)
-    ids_by_column: tuple[dict[str, int], ...] = field(init=False)
+    table: ValueTable = field(init=False)
+    missing_ids: npt.NDArray[np.int32] = field(init=False)
     vocab_size_needed: int = field(init=False)
     fingerprint: int = field(init=False)
 
     def __post_init__(self) -> None:
+        tokens, ids = _in_order(self.id_by_token)
+        table = _table(tokens, ids)
+        oov_ids = np.array([self.id_by_token[t] for t in _OOV_TOKENS], dtype=np.int32)
+        missing = table.look_up([pa.array([""])] * CATEGORICAL_SIZE, oov_ids)
         derived = {
             "dense_ids": np.array([self.id_by_token[t] for t in DENSE_COLUMNS], dtype=np.int32),
-            "oov_ids": np.array([self.id_by_token[t] for t in _OOV_TOKENS], dtype=np.int32),
-            "ids_by_column": _ids_by_column(self.id_by_token),
-            "vocab_size_needed": max(self.id_by_token.values()) + 1,
-            "fingerprint": _fingerprint(self.max_by_column, self.min_by_column, self.id_by_token),
+            "oov_ids": oov_ids,
+            "table": table,
+            "missing_ids": np.concatenate(missing),
+            "vocab_size_needed": int(ids[-1]) + 1,
+            "fingerprint": _fingerprint(self.max_by_column, self.min_by_column, tokens, ids),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)  # the class is frozen for everyone else
@@ -301,24 +308,32 @@ def _first_double(ids: Mapping[str, int]) -> str:
     raise AssertionError("every id is unique")
 
 
-def _ids_by_column(id_by_token: Mapping[str, int]) -> tuple[dict[str, int], ...]:
-    by_column: dict[str, dict[str, int]] = {column: {} for column in CATEGORICAL_COLUMNS}
-    for token, number in id_by_token.items():
-        column, mark, value = token.partition("_")
-        if mark:
-            by_column[column][value] = number
-    return tuple(by_column.values())
+def _in_order(id_by_token: Mapping[str, int]) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """(large_string[tokens], int64[tokens]) in the order of the (unique) ids."""
+    ids = np.fromiter(id_by_token.values(), dtype=np.int64, count=len(id_by_token))
+    order = np.argsort(ids, kind="stable")
+    tokens = pa.array(id_by_token.keys(), type=pa.large_string()).take(pa.array(order))
+    return tokens, ids[order]
+
+
+def _table(tokens: pa.Array, ids: npt.NDArray[np.int64]) -> ValueTable:
+    """The values among the tokens, and their ids."""
+    values, ids_by_column = [], []
+    for column in CATEGORICAL_COLUMNS:
+        prefix = f"{column}_"
+        is_of_column = pc.starts_with(tokens, prefix)
+        values.append(pc.utf8_slice_codeunits(tokens.filter(is_of_column), len(prefix)))
+        ids_by_column.append(ids[is_of_column.to_numpy(zero_copy_only=False)])
+    return ValueTable(values, ids_by_column)
 
 
 def _fingerprint(
     max_by_column: Mapping[str, float],
     min_by_column: Mapping[str, float],
-    id_by_token: Mapping[str, int],
+    tokens: pa.Array,
+    ids: npt.NDArray[np.int64],
 ) -> int:
-    """Hashes the entries in the order of their (unique) ids, a million in under half a second."""
-    ids = np.fromiter(id_by_token.values(), dtype="<i8", count=len(id_by_token))
-    order = np.argsort(ids, kind="stable")
-    tokens = pa.array(id_by_token.keys(), type=pa.large_string()).take(pa.array(order))
+    """Hashes the entries, given in the order of their ids; a million in under half a second."""
     # The lengths keep "ab" + "c" apart from "a" + "bc".
     lengths = pc.binary_length(tokens).to_numpy().astype("<i8")
     bounds = [
@@ -326,7 +341,7 @@ def _fingerprint(
     ]
     digest = hashlib.blake2b(_FINGERPRINT_VERSION, digest_size=8)
     # Adding 0.0 turns -0.0 into 0.0: the same number, the same bytes.
-    for part in (np.array(bounds, dtype="<f8") + 0.0, ids[order], lengths):
+    for part in (np.array(bounds, dtype="<f8") + 0.0, ids.astype("<i8"), lengths):
         digest.update(part.tobytes())
     digest.update(memoryview(tokens.buffers()[2])[: int(lengths.sum())])
     return int.from_bytes(digest.digest(), "little")

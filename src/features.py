@@ -6,9 +6,10 @@ They are pure and work on whole columns; the consumer runs them through MindPand
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from src.arrays import Array
 from src.criteo import (
@@ -69,32 +70,24 @@ def bucket_dense_column(column: Array) -> Array:
     return np.nan_to_num(bucket).astype(np.int32)
 
 
-def look_up_categorical_column(
-    codes: Array, values: Sequence[str], id_by_value: Mapping[str, int], oov_id: int
-) -> Array:
-    """The id of each value; the out-of-vocabulary id where it is unknown.
+def look_up_values(values: Sequence[pa.Array], dictionaries: Dictionaries) -> list[Array]:
+    """The ids of a window's distinct values; the out-of-vocabulary id where one is unknown.
 
-    A missing value is the empty string: unknown unless the dictionary gives that an id. Each
-    distinct value of the window is looked up once and its id spread over the rows.
+    A missing value is the empty string: unknown unless the dictionary gives that an id.
 
     Args:
-        codes: int32[rows], the place of each row's value in ``values``, -1 where missing.
-        values: The distinct values of the window.
-        id_by_value: The column's own dictionary.
-        oov_id: The column's out-of-vocabulary id.
+        values: The distinct values of ``C1..C26``.
+        dictionaries: Knows their ids.
 
     Returns:
-        int32[rows].
+        By column int32[values + 1]: the last id is that of a missing value, which is what code -1
+        picks.
     """
-    ids = np.empty(len(values) + 1, dtype=np.int32)
-    known = map(id_by_value.get, values, [oov_id] * len(values))
-    ids[:-1] = np.fromiter(known, dtype=np.int32, count=len(values))
-    ids[-1] = id_by_value.get("", oov_id)  # code -1, a missing value, picks the last entry
-    looked_up: Array = ids[codes]
-    return looked_up
+    found = dictionaries.table.look_up(values, dictionaries.oov_ids)
+    return [np.append(ids, missing) for ids, missing in zip(found, dictionaries.missing_ids)]
 
 
-def unknown_values_of_column(codes: Array, values: Sequence[str], is_unknown: Array) -> Array:
+def unknown_values_of_column(codes: Array, values: pa.Array, is_unknown: Array) -> Array:
     """The values that are out of vocabulary, as they are sent to a trainer that learns them.
 
     Args:
@@ -110,7 +103,8 @@ def unknown_values_of_column(codes: Array, values: Sequence[str], is_unknown: Ar
     is_wanted[codes[is_unknown]] = True
     is_wanted[-1] = False  # code -1, a missing value
     wanted = np.flatnonzero(is_wanted)
-    encoded = np.array([b"", *(_sent(values[at]) for at in wanted.tolist())], dtype=np.bytes_)
+    texts = values.take(pa.array(wanted)).to_pylist()
+    encoded = np.array([b"", *map(_sent, texts)], dtype=np.bytes_)
     place = np.zeros(len(values) + 1, dtype=np.int64)
     place[wanted] = np.arange(1, len(wanted) + 1)
     sent: Array = encoded[place[codes]]
@@ -213,8 +207,8 @@ class ColumnFunctions:
 
     def __init__(self, dense: DenseCoding, dictionaries: Dictionaries, rows: ParsedRows) -> None:
         self._dense = dense
-        self._dictionaries = dictionaries
         self._rows = rows
+        self._ids_of_values = look_up_values(rows.values, dictionaries)
 
     def columns(self) -> Array:
         """What ``column`` is applied to: float64[1 + rows, 39], ``numbers`` and then ``codes``."""
@@ -235,16 +229,8 @@ class ColumnFunctions:
         if place < DENSE_SIZE:
             made[1:] = self._dense.column(column[1:], place)
         else:
-            made[1:] = self._ids(column[1:].astype(np.int32), place - DENSE_SIZE)
+            made[1:] = self._ids_of_values[place - DENSE_SIZE][column[1:].astype(np.int32)]
         return made
-
-    def _ids(self, codes: Array, place: int) -> Array:
-        return look_up_categorical_column(
-            codes,
-            self._rows.values[place],
-            self._dictionaries.ids_by_column[place],
-            int(self._dictionaries.oov_ids[place]),
-        )
 
 
 def assemble(dense_weights: Array, categorical_ids: Array, dense_ids: Array) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, LABEL
+from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, FIELD_SIZE, LABEL
 from src.dictionaries import (
     Dictionaries,
     DictionaryBuilder,
@@ -177,10 +177,13 @@ def test_dictionaries_of_the_original_builder_load_as_they_are(tmp_path: Path) -
     assert loaded.dense_ids.dtype == loaded.oov_ids.dtype == np.int32
     assert loaded.dense_ids.tolist() == list(range(13))
     assert loaded.oov_ids.tolist() == list(range(13, 39))
-    assert loaded.ids_by_column[0] == {"68fd1e64": 39, "05db9164": 40}
-    assert loaded.ids_by_column[9] == {"a73ee510": 41}
-    assert loaded.ids_by_column[25] == {"x_y": 42}
-    assert sum(map(len, loaded.ids_by_column)) == 4
+    values = pa.array(["68fd1e64", "05db9164", "a73ee510", "x_y"])
+    ids = loaded.table.look_up([values] * 26, loaded.oov_ids)
+    assert ids[0].tolist() == [39, 40, 13, 13]
+    assert ids[9].tolist() == [22, 22, 41, 22]
+    assert ids[25].tolist() == [38, 38, 38, 42]
+    assert loaded.missing_ids.tolist() == loaded.oov_ids.tolist()
+    assert len(loaded.table) == 4
     assert loaded.vocab_size_needed == 43
     assert type(loaded.max_by_column["I1"]) is float
 
@@ -391,4 +394,4 @@ def test_counts_stay_right_over_many_merges(monkeypatch: pytest.MonkeyPatch) -> 
         *(rows_table(rows[start : start + 7]) for start in range(0, 600, 7)), min_count=45
     )
     expected = sorted((-count, value) for value, count in counts.items() if count > 45)
-    assert list(built.ids_by_column[3]) == [value for _, value in expected]
+    assert list(built.id_by_token)[FIELD_SIZE:] == [f"C4_{value}" for _, value in expected]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from src.arrays import Array
@@ -28,7 +29,7 @@ from src.features import (
     bucket_dense_column,
     count_oov,
     log_dense_column,
-    look_up_categorical_column,
+    look_up_values,
     oov_bits,
     oov_cells,
     scale_dense_column,
@@ -49,10 +50,10 @@ def dense_column(*values: float) -> Array:
     return np.array(values, dtype=np.float64)
 
 
-def categorical_column(*values: Any) -> tuple[Array, list[str]]:
+def categorical_column(*values: Any) -> tuple[Array, pa.Array]:
     """Codes and distinct values."""
     column = pd.Categorical(values)
-    return column.codes.astype(np.int32), column.categories.tolist()
+    return column.codes.astype(np.int32), pa.array(column.categories, type=pa.string())
 
 
 @pytest.mark.parametrize(
@@ -84,20 +85,21 @@ def test_a_dense_value_is_scaled_by_its_columns_bounds(
 
 
 def test_known_unknown_and_missing_values_get_their_ids() -> None:
-    column = categorical_column("b", "a", None, "unseen", "b")
-    ids = look_up_categorical_column(*column, {"a": 40, "b": 41}, oov_id=13)
-    assert ids.dtype == np.int32
-    assert ids.tolist() == [41, 40, 13, 13, 41]
+    made = make_dictionaries(C1_a=40, C1_b=41, C26_b=42)
+    values = [pa.array(["b", "unseen", "a"]), *[pa.array([], type=pa.string())] * 24]
+    ids = look_up_values([*values, pa.array(["a", "b"])], made)
+    assert [column.dtype for column in ids] == [np.dtype(np.int32)] * 26
+    assert ids[0].tolist() == [41, 13, 40, 13]
+    assert ids[1].tolist() == [14]
+    assert ids[25].tolist() == [38, 42, 38]
 
 
 def test_a_missing_value_gets_the_id_of_the_empty_string_where_there_is_one() -> None:
-    ids = look_up_categorical_column(*categorical_column(None, "x"), {"": 50}, oov_id=13)
-    assert ids.tolist() == [50, 13]
-
-
-def test_a_column_without_any_value_is_out_of_vocabulary() -> None:
-    assert look_up_categorical_column(*categorical_column(None, None), {}, 13).tolist() == [13, 13]
-    assert look_up_categorical_column(*categorical_column(), {}, 13).tolist() == []
+    made = make_dictionaries(C2_=50)
+    values = [pa.array(["x"])] * 26
+    first, second, *_ = look_up_values(values, made)
+    assert first.tolist() == [13, 13]
+    assert second.tolist() == [14, 50]
 
 
 def test_categorical_columns_are_looked_up_by_the_builders_names_with_the_value() -> None:

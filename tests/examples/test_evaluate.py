@@ -100,10 +100,11 @@ def test_oov_is_counted_by_column_and_missing_values_apart(trained: Trained) -> 
     scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
     found = evaluate.evaluate(scorer, trained.data, 0, None)
     fields = [line.split(b"\t")[14:] for line in trained.data.read_bytes().splitlines()]
-    for place, known in enumerate(trained.dictionaries.ids_by_column):
+    known = trained.dictionaries.id_by_token
+    for place, column in enumerate(CATEGORICAL_COLUMNS):
         values = [row[place].decode() for row in fields]
         assert found.missing[place] == values.count("")
-        assert found.oov[place] == sum(value not in known for value in values)
+        assert found.oov[place] == sum(f"{column}_{value}" not in known for value in values)
     assert found.oov.sum() > 0
     lines = describe(found).splitlines()
     assert [line.split()[0] for line in lines[-26:]] == list(CATEGORICAL_COLUMNS)

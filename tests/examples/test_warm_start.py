@@ -14,7 +14,7 @@ from examples import evaluate, export_vocabulary, warm_start
 from examples.make_sample import write_sample
 from examples.process_data import Processed, process
 from src.checkpoint import Unit, read_unit, read_vocabulary
-from src.criteo import FIELD_SIZE
+from src.criteo import CATEGORICAL_COLUMNS, FIELD_SIZE
 from src.dictionaries import load_dictionaries
 from src.features import BUCKETS
 from src.row_file import parsed_blocks
@@ -84,15 +84,14 @@ def test_the_vocabulary_holds_the_files_values_that_the_dictionaries_lack(
     saved = read_vocabulary(grown)
     assert saved is not None
     tokens = dict(Vocabulary.load(saved, GrowthSettings(1, 1)).items())
-    known = files.made.dictionaries.ids_by_column
+    known = files.made.dictionaries.id_by_token
     rows = [line.split(b"\t")[14:] for line in files.data.read_bytes().splitlines()]
-    unknown = {
+    seen = {
         f"C{place + 1}_{row[place].decode()}"
         for row in rows[: ROWS - ROWS % BATCH]
         for place in range(26)
-        if row[place].decode() not in known[place]
     }
-    assert set(tokens) == unknown
+    assert set(tokens) == seen - set(known)
     assert min(tokens.values()) == files.ids
 
 
@@ -106,9 +105,10 @@ def test_an_exported_vocabulary_is_a_dictionary_that_gives_the_same_ids(
     scorer = evaluate.load_scorer(grown.path, "", files.made.dictionaries)
     _, rows = next(iter(parsed_blocks(files.data)))
     ids, _, oov = scorer.fields(rows)
-    for place, id_by_value in enumerate(exported.ids_by_column):
-        column = rows.categorical.iloc[:, place].astype(object).fillna("")
-        wanted = [id_by_value.get(value, int(exported.oov_ids[place])) for value in column]
+    for place, name in enumerate(CATEGORICAL_COLUMNS):
+        column = rows.categorical[name].astype(object).fillna("")
+        oov_id = int(exported.oov_ids[place])
+        wanted = [exported.id_by_token.get(f"{name}_{value}", oov_id) for value in column]
         assert ids[:, FIELD_SIZE - 26 + place].tolist() == wanted
     assert (oov[: ROWS - ROWS % BATCH] == 0).all()
 
