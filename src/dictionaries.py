@@ -46,6 +46,8 @@ DEFAULT_MIN_COUNT = 6
 DEFAULT_VOCAB_SIZE = 200_000
 
 _OOV_TOKENS = tuple(OOV_PREFIX + column for column in CATEGORICAL_COLUMNS)
+_RESERVED_TOKENS = (*DENSE_COLUMNS, *_OOV_TOKENS)
+_VALUE_PATTERN = "^C([1-9]|1[0-9]|2[0-6])_"
 _MAX_ID = int(np.iinfo(np.int32).max)
 _FINGERPRINT_VERSION = b"criteo-dictionaries-1"
 _MERGE_AT_LEAST = 1 << 16
@@ -127,6 +129,8 @@ def load_pickle(path: PathLike) -> dict[str, int | float]:
         raise DictionaryError(f"{path}: no dictionary: {reason}") from error
     if type(content) is not dict:
         raise DictionaryError(f"{path}: holds a {type(content).__name__} instead of a dict")
+    if set(map(type, content)) <= {str} and set(map(type, content.values())) <= {int, float}:
+        return content
     return {_checked_key(path, key): _plain_number(path, key, content[key]) for key in content}
 
 
@@ -226,12 +230,7 @@ def load_dictionaries(
                 f"{min_dict}: {column}: the minimum {low:g} is above the maximum {high:g} "
                 f"in {max_dict}"
             )
-    id_by_token = load_ids(map_dict, vocab_size)
-    try:
-        return Dictionaries(max_by_column, min_by_column, id_by_token)
-    except UnicodeEncodeError as error:
-        token = _shown(error.object)
-        raise DictionaryError(f"{map_dict}: key {token} cannot be written as UTF-8") from error
+    return Dictionaries(max_by_column, min_by_column, load_ids(map_dict, vocab_size))
 
 
 def load_ids(map_dict: PathLike, vocab_size: int | None = None) -> dict[str, int]:
@@ -245,7 +244,11 @@ def load_ids(map_dict: PathLike, vocab_size: int | None = None) -> dict[str, int
         DictionaryError: As for ``load_dictionaries``.
     """
     limit = _MAX_ID + 1 if vocab_size is None else vocab_size
-    return _checked_ids(map_dict, load_pickle(map_dict), limit)
+    try:
+        return _checked_ids(map_dict, load_pickle(map_dict), limit)
+    except UnicodeEncodeError as error:
+        token = _shown(error.object)
+        raise DictionaryError(f"{map_dict}: key {token} cannot be written as UTF-8") from error
 
 
 def save_dictionaries(
@@ -276,27 +279,49 @@ def _checked_bounds(path: PathLike, bounds: Mapping[str, float]) -> dict[str, fl
     return {column: float(bounds[column]) for column in DENSE_COLUMNS}
 
 
-def _checked_ids(path: PathLike, ids: Mapping[str, Any], limit: int) -> dict[str, int]:
-    for token in (*DENSE_COLUMNS, *_OOV_TOKENS):
+def _checked_ids(path: PathLike, ids: dict[str, Any], limit: int) -> dict[str, int]:
+    for token in _RESERVED_TOKENS:
         if token not in ids:
             raise DictionaryError(f"{path}: {token} is missing")
-    reserved = {*DENSE_COLUMNS, *_OOV_TOKENS}
-    columns = frozenset(CATEGORICAL_COLUMNS)
-    for token, number in ids.items():
-        column, mark, _ = token.partition("_")
-        if token not in reserved and not (mark and column in columns):
-            raise DictionaryError(
-                f"{path}: key {_shown(token)} is none of I1 … I13, OOVC1 … OOVC26, C1_… … C26_…"
-            )
-        if type(number) is not int:
-            raise DictionaryError(f"{path}: {_shown(token)}: the id {number} is no integer")
-        if not 0 <= number < limit:
-            raise DictionaryError(
-                f"{path}: {_shown(token)}: the id {number} is not in [0, {limit})"
-            )
-    if len(set(ids.values())) < len(ids):
+    if not _all_ids_fit(ids, limit):
+        for token, number in ids.items():
+            _check_id(path, token, number, limit)
         raise DictionaryError(f"{path}: {_first_double(ids)}")
-    return dict(ids)
+    return ids
+
+
+def _all_ids_fit(ids: Mapping[str, Any], limit: int) -> bool:
+    """Whether ``_check_id`` finds no fault and no id is given twice, looked at as columns.
+
+    Raises:
+        UnicodeEncodeError: A token can't be written as UTF-8.
+    """
+    if set(map(type, ids.values())) != {int}:
+        return False
+    try:
+        tokens = pa.array(ids.keys(), type=pa.large_string())
+        numbers = np.sort(np.fromiter(ids.values(), dtype=np.int64, count=len(ids)))
+    except OverflowError:
+        return False
+    values = pc.sum(pc.match_substring_regex(tokens, _VALUE_PATTERN)).as_py()
+    return (
+        values + FIELD_SIZE == len(ids)  # the others, which are there, count FIELD_SIZE
+        and numbers[0] >= 0
+        and numbers[-1] < limit
+        and bool((numbers[1:] > numbers[:-1]).all())
+    )
+
+
+def _check_id(path: PathLike, token: str, number: object, limit: int) -> None:
+    column, mark, _ = token.partition("_")
+    if token not in _RESERVED_TOKENS and not (mark and column in CATEGORICAL_COLUMNS):
+        raise DictionaryError(
+            f"{path}: key {_shown(token)} is none of I1 … I13, OOVC1 … OOVC26, C1_… … C26_…"
+        )
+    if type(number) is not int:
+        raise DictionaryError(f"{path}: {_shown(token)}: the id {number} is no integer")
+    if not 0 <= number < limit:
+        raise DictionaryError(f"{path}: {_shown(token)}: the id {number} is not in [0, {limit})")
 
 
 def _first_double(ids: Mapping[str, int]) -> str:

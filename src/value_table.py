@@ -88,8 +88,9 @@ class ValueTable:
         number = np.arange(len(order))
         place = np.maximum.accumulate(wanted[order] - number) + number
         least = 2 ** (64 - int(self._shift))
-        slots = np.zeros((max(least, int(place[-1]) + 1 if place.size else 0) + 1, 2), np.uint64)
-        slots[:, _TAG] = _FREE
+        size = max(least, int(place[-1]) + 1 if place.size else 0) + 1
+        slots = np.empty((size, 2), dtype=np.uint64)  # unlike zeros, on large pages where large
+        slots[:] = 0, _FREE
         slots[place, _KEY] = keys[order]
         slots[place, _TAG] = tags[order]
         return slots
