@@ -6,9 +6,8 @@ batch is slices of them, and what the batches cover is found for all of them tog
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
@@ -17,11 +16,9 @@ from src.position import Position, RowRange, advance_over, ranges_of_batches
 
 Columns = Mapping[str, Array]
 """Rows by field: some fields of ``window.window_dtype``, each an array of its own."""
-Rows = Union[Array, Columns]
-"""Rows of a window as it came, a structured array, or as columns."""
 
-_CONSTANT_FIELDS = ("session", "dictionaries", "dense_transform")  # the same in all of a window
-_USED_UP_FIELDS = ("start",)  # only whoever looks for gaps needs it
+# The same in all of a window, or of use only to whoever looks for gaps.
+_FIELDS_OF_NO_BATCH = ("session", "dictionaries", "dense_transform", "start")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +53,15 @@ class BatchCutter:
         self.batch_size = batch_size
         self.rows = 0
         self._position = position
-        self._waiting: list[Rows] = []
+        self._waiting: list[Columns] = []
 
     def add(self, rows: Array) -> None:
         """Takes rows of a window, a structured array[rows]; they follow those taken before."""
-        self._waiting.append(rows)
+        names = rows.dtype.names
+        assert names is not None, "a window is a structured array"
+        self._waiting.append(
+            {name: rows[name] for name in names if name not in _FIELDS_OF_NO_BATCH}
+        )
         self.rows += len(rows)
 
     def cut(self) -> list[CutBatch]:
@@ -68,7 +69,7 @@ class BatchCutter:
         count = self.rows // self.batch_size
         if not count:
             return []
-        columns = joined(self._waiting)
+        columns = _joined(self._waiting)
         end = count * self.batch_size
         rest = {name: column[end:] for name, column in columns.items()}
         self.rows -= end
@@ -90,19 +91,6 @@ class BatchCutter:
         return batches
 
 
-def joined(parts: list[Rows]) -> Columns:
-    """The rows of several windows as columns, each in one piece.
-
-    A ``value`` gets as wide as the widest needs.
-
-    Args:
-        parts: Windows, and rows that are columns already.
-    """
-    left_out = (*_CONSTANT_FIELDS, *_USED_UP_FIELDS)
-    first = parts[0]
-    names = first.keys() if isinstance(first, Mapping) else first.dtype.names or ()
-    return {
-        name: np.concatenate([part[name] for part in parts])
-        for name in names
-        if name not in left_out
-    }
+def _joined(parts: Sequence[Columns]) -> Columns:
+    """Rows of several windows, copied; a ``value`` gets as wide as the widest needs."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

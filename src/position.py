@@ -193,7 +193,7 @@ def ranges_of_batches(partition: Array, offset: Array) -> list[list[RowRange]]:
     found: list[list[RowRange]] = [[] for _ in partition]
     ends_of_batches = rows * np.arange(len(partition) + 1)
     for number, here in _rows_by_partition(partition.ravel()):
-        places = np.arange(partition.size)[here]
+        places = np.flatnonzero(here)  # a mask: there are several partitions
         bounds = np.searchsorted(places, ends_of_batches)
         counts = np.diff(bounds)
         batches = np.flatnonzero(counts)

@@ -39,7 +39,7 @@ class ValueTable:
     def __init__(self, values: Sequence[pa.Array], ids: Sequence[Array]) -> None:
         sizes = [len(known) for known in values]
         self._size = sum(sizes)
-        joined = _joined(values)
+        joined = pa.concat_arrays(values)
         keys, is_short = keys_of(joined)
         columns = _columns(sizes)
         tags = columns << _ID_BITS | np.concatenate(ids).astype(np.uint64)
@@ -67,7 +67,7 @@ class ValueTable:
             By column int32[values].
         """
         sizes = [len(asked) for asked in values]
-        joined, columns = _joined(values), _columns(sizes)
+        joined, columns = pa.concat_arrays(values), _columns(sizes)
         keys, is_short = keys_of(joined)
         unknown = otherwise[: len(sizes)].repeat(sizes)
         ids = self._ids_of_keys(keys, columns, unknown)
@@ -142,15 +142,11 @@ def keys_of(values: pa.Array) -> tuple[Array, Array]:
     return cells.view("<u8").ravel(), is_short
 
 
-def _joined(values: Sequence[pa.Array]) -> pa.Array:
-    return pa.concat_arrays(values) if values else pa.array([], type=pa.string())
-
-
 def _columns(sizes: Sequence[int]) -> Array:
     """The column of each value, uint64[values]."""
     return np.arange(len(sizes), dtype=np.uint64).repeat(sizes)
 
 
 def _texts(values: pa.Array, is_wanted: Array) -> list[str]:
-    texts: list[str] = values.take(pa.array(np.flatnonzero(is_wanted))).to_pylist()
+    texts: list[str] = values.filter(pa.array(is_wanted)).to_pylist()
     return texts

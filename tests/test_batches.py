@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.arrays import Array
-from src.batches import BatchCutter, joined
+from src.batches import BatchCutter
 from src.criteo import FIELD_SIZE
 from src.position import Position, RowRange, advance
 from src.window import Provenance, make_window, window_dtype
@@ -91,7 +91,10 @@ def test_rows_of_windows_with_values_of_different_widths_are_joined_whole() -> N
     narrow, wide = np.zeros(3, window_dtype(1, 8)), np.zeros(2, window_dtype(1, 24))
     narrow["value"][:, 4], wide["value"][:, 4] = b"eight888", b"twenty-four bytes and no"
     narrow["offset"][:, 0], wide["offset"][:, 0] = [1, 2, 3], [4, 5]
-    both = joined([joined([narrow]), wide])
+    cutter = BatchCutter(5, Position({}))
+    cutter.add(narrow)
+    cutter.add(wide)
+    (both,) = (batch.columns for batch in cutter.cut())
     assert {name: column.dtype for name, column in both.items()} == {
         name: wide[name].dtype for name in both
     }

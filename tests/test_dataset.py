@@ -124,13 +124,17 @@ def test_the_ledger_gives_the_position_behind_each_batch_not_behind_what_was_rea
 
 
 def test_the_ledger_keeps_labels_oov_fields_and_the_newest_timestamp_of_each_batch() -> None:
-    stream = dataset([window([0, 1, 2]), window([3, 4, 5, 6, 7])])
+    windows = [window([0, 1, 2]), window([3, 4, 5, 6, 7])]
+    stream = dataset([*windows])
     next(stream), next(stream)
     first, second = stream.next_batch(), stream.next_batch()
     assert first.labels.tolist() == second.labels.tolist() == [0.0, 1.0, 0.0, 1.0]
     assert first.oov.tolist() == [0, 5, 10, 15]
     assert second.oov.tolist() == [20, 25, 30, 35]
     assert (first.newest_timestamp, second.newest_timestamp) == (1_000_003, 1_000_007)
+    for kept in (first.labels, first.oov, second.labels, second.oov):
+        is_view = any(np.shares_memory(kept, rows) for rows in windows)
+        assert not is_view, "a view keeps the window alive"
 
 
 def test_windows_of_another_session_are_dropped_and_counted() -> None:

@@ -53,7 +53,7 @@ def dense_column(*values: float) -> Array:
 def categorical_column(*values: Any) -> tuple[Array, pa.Array]:
     """Codes and distinct values."""
     column = pd.Categorical(values)
-    return column.codes.astype(np.int32), pa.array(column.categories, type=pa.string())
+    return column.codes.astype(np.int32), pa.array(column.categories.tolist(), type=pa.string())
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,21 @@ def test_a_dense_value_is_scaled_by_its_columns_bounds(
     np.testing.assert_array_equal(column, before)
 
 
+def ids_of_c1(made: Dictionaries, *values: Any) -> Array:
+    """The ids of a column of values, missing ones among them."""
+    codes, distinct = categorical_column(*values)
+    ids: Array = look_up_values([distinct] * 26, made)[0][codes]
+    return ids
+
+
 def test_known_unknown_and_missing_values_get_their_ids() -> None:
+    made = make_dictionaries(C1_a=40, C1_b=41, C2_unseen=42)
+    ids = ids_of_c1(made, "b", "a", None, "unseen", "b")
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [41, 40, 13, 13, 41]
+
+
+def test_each_column_has_ids_of_its_own() -> None:
     made = make_dictionaries(C1_a=40, C1_b=41, C26_b=42)
     values = [pa.array(["b", "unseen", "a"]), *[pa.array([], type=pa.string())] * 24]
     ids = look_up_values([*values, pa.array(["a", "b"])], made)
@@ -95,11 +109,12 @@ def test_known_unknown_and_missing_values_get_their_ids() -> None:
 
 
 def test_a_missing_value_gets_the_id_of_the_empty_string_where_there_is_one() -> None:
-    made = make_dictionaries(C2_=50)
-    values = [pa.array(["x"])] * 26
-    first, second, *_ = look_up_values(values, made)
-    assert first.tolist() == [13, 13]
-    assert second.tolist() == [14, 50]
+    assert ids_of_c1(make_dictionaries(C1_=50), None, "x").tolist() == [50, 13]
+
+
+def test_a_column_without_any_value_is_out_of_vocabulary() -> None:
+    assert ids_of_c1(make_dictionaries(), None, None).tolist() == [13, 13]
+    assert ids_of_c1(make_dictionaries()).tolist() == []
 
 
 def test_categorical_columns_are_looked_up_by_the_builders_names_with_the_value() -> None:

@@ -39,7 +39,7 @@ def test_the_files_of_a_hand_computed_example(tmp_path: Path) -> None:
     loaded = load_dictionaries(made.max_dict, made.min_dict, made.map_dict, vocab_size=40)
     assert (loaded.max_by_column["I1"], loaded.min_by_column["I1"]) == (7, 0)
     assert (loaded.max_by_column["I2"], loaded.min_by_column["I2"]) == (0, -2)
-    assert list(loaded.id_by_token)[FIELD_SIZE:] == ["C1_often"]
+    assert list(loaded.id_by_token.items())[FIELD_SIZE:] == [("C1_often", 39)]
     assert loaded.fingerprint == made.dictionaries.fingerprint
     profile = Profile.load(made.profile)
     assert profile.rows == 13
@@ -54,7 +54,7 @@ def test_several_files_count_together_up_to_the_row_limit(tmp_path: Path) -> Non
     ]
     made = process(paths, tmp_path, min_count=6, rows=7)
     assert made.rows == 7
-    assert list(made.dictionaries.id_by_token)[FIELD_SIZE:] == ["C1_a"]
+    assert list(made.dictionaries.id_by_token.items())[FIELD_SIZE:] == [("C1_a", 39)]
     fewer = process(paths, tmp_path, min_count=6, rows=6)
     assert len(fewer.dictionaries.id_by_token) == FIELD_SIZE
 
