@@ -2,16 +2,18 @@
 
     python examples/process_data.py --data day_0.tsv day_1.tsv --output_dir .
 
-It reads each file once, block by block, so that a file may be larger than memory; what grows is
-the count of each distinct value (about 30 bytes for each). Ids go to the 13 dense columns, to
-"any other value" of the 26 categorical ones, and then to the values seen more than --min_count
-times: by column, the most frequent first. The order of the rows plays no part.
+It reads each file once, block by block, so that a file may be larger than memory. Counts of values
+that are too many for memory go to a nameless temporary file in the output folder, which may take
+up to three times the room of the files. Ids go to the 13 dense columns, to "any other value" of the
+26 categorical ones, and then to the values seen more than --min_count times: by column, the most
+frequent first. The order of the rows plays no part.
 """
 
 from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import logging
 import os
 import sys
@@ -108,7 +110,21 @@ def process(
         DictionaryError: The ids do not fit into ``vocab_size``.
         OSError: A file cannot be read or written.
     """
-    builder = DictionaryBuilder()
+    folder = Path(output_dir)
+    with contextlib.closing(DictionaryBuilder(folder)) as builder:
+        _count(builder, paths, rows, show_progress)
+        dictionaries = builder.finish(min_count, vocab_size, keep_most_frequent)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (MAX_DICT_NAME, MIN_DICT_NAME, MAP_DICT_NAME, PROFILE_NAME)
+    *files, profile = (folder / name for name in names)
+    save_dictionaries(dictionaries, *files)
+    profile_of(builder.rows, builder.clicks, builder.known_cells).save(profile)
+    return Processed(builder.rows, dictionaries, files[0], files[1], files[2], profile)
+
+
+def _count(
+    builder: DictionaryBuilder, paths: Sequence[PathLike], rows: int | None, show_progress: bool
+) -> None:
     total = sum(os.path.getsize(path) for path in paths) if rows is None else rows
     unit = "B" if rows is None else "row"
     disable = None if show_progress else True  # None: only where a terminal shows it
@@ -120,14 +136,6 @@ def process(
                 bar.update(size if rows is None else block.num_rows)
     if builder.rows == 0:
         raise DataError(f"no rows in {', '.join(map(str, paths))}")
-    dictionaries = builder.finish(min_count, vocab_size, keep_most_frequent)
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = (MAX_DICT_NAME, MIN_DICT_NAME, MAP_DICT_NAME, PROFILE_NAME)
-    *files, profile = (folder / name for name in names)
-    save_dictionaries(dictionaries, *files)
-    profile_of(builder.rows, builder.clicks, builder.known_cells).save(profile)
-    return Processed(builder.rows, dictionaries, files[0], files[1], files[2], profile)
 
 
 def read_blocks(

@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 
 from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_COLUMNS, FIELD_SIZE, LABEL
 from src.files import PathLike, atomic_write_bytes
+from src.value_counts import MOST_HELD, FrequentValues, RunFile, ValueCounter
 from src.value_table import ValueTable
 
 OOV_PREFIX = "OOV"
@@ -50,7 +51,6 @@ _RESERVED_TOKENS = (*DENSE_COLUMNS, *_OOV_TOKENS)
 _VALUE_PATTERN = "^C([1-9]|1[0-9]|2[0-6])_"
 _MAX_ID = int(np.iinfo(np.int32).max)
 _FINGERPRINT_VERSION = b"criteo-dictionaries-1"
-_MERGE_AT_LEAST = 1 << 16
 
 
 class DictionaryError(ValueError):
@@ -375,59 +375,16 @@ def _fingerprint(
 # --- building -------------------------------------------------------------------------------------
 
 
-class _ValueCounter:
-    """Counts the values of one column; what it holds grows with the distinct values only.
-
-    A block's counts are put aside and merged once there are as many as the distinct values known,
-    so that each value takes part in few merges however many blocks there are.
-    """
-
-    def __init__(self) -> None:
-        self._values = pa.array([], type=pa.large_string())
-        self._counts: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._pending: list[pa.StructArray] = []
-        self._pending_size = 0
-
-    def add(self, column: pa.Array | pa.ChunkedArray) -> None:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        block = pc.value_counts(column)
-        if column.null_count:
-            block = block.filter(pc.is_valid(block.field(0)))
-        self._pending.append(block)
-        self._pending_size += len(block)
-        if self._pending_size > max(_MERGE_AT_LEAST, len(self._values)):
-            self._merge()
-
-    def sorted(self, min_count: int) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """Values seen more than ``min_count`` times with their counts: most frequent first."""
-        self._merge()
-        frequent = self._counts > min_count
-        counted = pa.table(
-            {"value": self._values.filter(pa.array(frequent)), "count": self._counts[frequent]}
-        )
-        ordered = counted.sort_by([("count", "descending"), ("value", "ascending")])
-        return ordered["value"].combine_chunks(), ordered["count"].to_numpy()
-
-    def _merge(self) -> None:
-        if not self._pending:
-            return
-        values = [block.field(0).cast(pa.large_string()) for block in self._pending]
-        counts = [block.field(1).to_numpy() for block in self._pending]
-        encoded = pa.concat_arrays([self._values, *values]).dictionary_encode()
-        weights = np.concatenate([self._counts, *counts])
-        # Sums of float64 are exact up to 2**53 rows.
-        summed = np.bincount(encoded.indices.to_numpy(), weights=weights)
-        self._values = encoded.dictionary
-        self._counts = summed[: len(self._values)].astype(np.int64)
-        self._pending, self._pending_size = [], 0
-
-
 class DictionaryBuilder:
     """Makes dictionaries from blocks of rows.
 
     The result depends on the rows alone: not on their order, nor on how they were cut into
-    blocks. Memory grows with the number of distinct values (about 30 bytes for each).
+    blocks. What it holds of the rows in memory does not grow with their number: see
+    ``value_counts``. ``close`` it when done.
+
+    Args:
+        folder: Where counts go that are too many for memory, for as long as they are needed.
+        most_held: See ``ValueCounter``.
 
     Attributes:
         rows: Rows counted.
@@ -435,7 +392,7 @@ class DictionaryBuilder:
         known_cells: Rows by ``C1 … C26`` whose value got an id; 0 before ``finish``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: PathLike | None = None, most_held: int = MOST_HELD) -> None:
         self.rows = 0
         self.clicks = 0
         self.known_cells = [0] * CATEGORICAL_SIZE
@@ -443,7 +400,10 @@ class DictionaryBuilder:
         # minimum 0, so that its smallest value keeps a weight above 0.
         self._max_by_column = dict.fromkeys(DENSE_COLUMNS, 0.0)
         self._min_by_column = dict.fromkeys(DENSE_COLUMNS, 0.0)
-        self._counters = {column: _ValueCounter() for column in CATEGORICAL_COLUMNS}
+        self._run_file = RunFile(folder)
+        self._counters = {
+            column: ValueCounter(self._run_file, most_held) for column in CATEGORICAL_COLUMNS
+        }
 
     def add(self, block: pa.Table | pa.RecordBatch) -> None:
         """Counts a block of rows.
@@ -451,6 +411,9 @@ class DictionaryBuilder:
         Args:
             block: Has the columns ``label`` (0 or 1), ``I1 … I13`` (numbers) and ``C1 … C26``
                 (strings, plain or dictionary-encoded); null is missing and not counted.
+
+        Raises:
+            OSError: There is no room on the disk.
         """
         self.rows += block.num_rows
         self.clicks += pc.sum(block.column(LABEL)).as_py() or 0
@@ -461,6 +424,10 @@ class DictionaryBuilder:
                 self._min_by_column[column] = min(self._min_by_column[column], bounds["min"])
         for column, counter in self._counters.items():
             counter.add(block.column(column))
+
+    def close(self) -> None:
+        """Gives the disk space back."""
+        self._run_file.close()
 
     def finish(
         self,
@@ -481,20 +448,15 @@ class DictionaryBuilder:
 
         Raises:
             DictionaryError: The ids do not fit and ``keep_most_frequent`` is not set.
+            OSError: There is no room on the disk.
         """
-        values_by_column: list[pa.Array] = []
-        counts_by_column: list[npt.NDArray[np.int64]] = []
-        for counter in self._counters.values():
-            values, counts = counter.sorted(min_count)
-            values_by_column.append(values)
-            counts_by_column.append(counts)
-        kept = _kept_sizes(counts_by_column, min_count, vocab_size, keep_most_frequent)
-        self.known_cells = [
-            int(counts[:size].sum()) for counts, size in zip(counts_by_column, kept)
-        ]
+        most = max(0, vocab_size - FIELD_SIZE)
+        frequent = [counter.most_frequent(min_count, most) for counter in self._counters.values()]
+        kept = _kept_sizes(frequent, min_count, vocab_size, keep_most_frequent)
+        self.known_cells = [int(column.counts[:size].sum()) for column, size in zip(frequent, kept)]
         tokens = [*DENSE_COLUMNS, *_OOV_TOKENS]
-        for column, values, size in zip(CATEGORICAL_COLUMNS, values_by_column, kept):
-            tokens.extend(f"{column}_{value}" for value in values[:size].to_pylist())
+        for name, column, size in zip(CATEGORICAL_COLUMNS, frequent, kept):
+            tokens.extend(f"{name}_{value}" for value in column.values[:size].to_pylist())
         id_by_token = {token: number for number, token in enumerate(tokens)}
         bounds = [
             {column: float(bound) for column, bound in by_column.items()}
@@ -504,23 +466,20 @@ class DictionaryBuilder:
 
 
 def _kept_sizes(
-    counts_by_column: Sequence[npt.NDArray[np.int64]],
-    min_count: int,
-    vocab_size: int,
-    keep_most_frequent: bool,
+    frequent: Sequence[FrequentValues], min_count: int, vocab_size: int, keep_most_frequent: bool
 ) -> list[int]:
-    """How many of each column's values (most frequent first) get an id."""
-    sizes = [len(counts) for counts in counts_by_column]
-    needed = FIELD_SIZE + sum(sizes)
-    if needed <= vocab_size:
+    """How many of each column's values get an id."""
+    total = sum(column.total for column in frequent)
+    sizes = [len(column.counts) for column in frequent]
+    if FIELD_SIZE + total <= vocab_size:
         return sizes
     if vocab_size < FIELD_SIZE or not keep_most_frequent:
         raise DictionaryError(
-            f"{needed} ids are needed ({FIELD_SIZE} fixed ones and {sum(sizes)} values seen more "
-            f"than {min_count} times) and vocab_size is {vocab_size}: raise vocab_size or "
+            f"{FIELD_SIZE + total} ids are needed ({FIELD_SIZE} fixed ones and {total} values seen "
+            f"more than {min_count} times) and vocab_size is {vocab_size}: raise vocab_size or "
             "min_count, or keep only the most frequent values"
         )
-    most_frequent_first = np.argsort(-np.concatenate(counts_by_column), kind="stable")
+    counts = np.concatenate([column.counts for column in frequent])
     column_of_value = np.repeat(np.arange(CATEGORICAL_SIZE), sizes)
-    kept = column_of_value[most_frequent_first[: vocab_size - FIELD_SIZE]]
+    kept = column_of_value[np.argsort(-counts, kind="stable")[: vocab_size - FIELD_SIZE]]
     return [int(size) for size in np.bincount(kept, minlength=CATEGORICAL_SIZE)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import random
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, FIELD_SIZE, LABEL
+from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, LABEL
 from src.dictionaries import (
     Dictionaries,
     DictionaryBuilder,
@@ -74,11 +75,11 @@ def rows_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{LABEL: 0, **row} for row in rows], schema=schema)
 
 
-def build(*blocks: pa.Table, **options: Any) -> Dictionaries:
-    builder = DictionaryBuilder()
-    for block in blocks:
-        builder.add(block)
-    return builder.finish(**options)
+def build(*blocks: pa.Table, most_held: int = 1000, **options: Any) -> Dictionaries:
+    with contextlib.closing(DictionaryBuilder(most_held=most_held)) as builder:
+        for block in blocks:
+            builder.add(block)
+        return builder.finish(**options)
 
 
 # --- reading pickles
@@ -367,31 +368,31 @@ ROWS = st.lists(
 )
 
 
-@given(rows=ROWS, block_size=st.integers(1, 31), seed=st.integers(0, 99), vocab=st.integers(39, 50))
+@given(
+    rows=ROWS,
+    block_size=st.integers(1, 31),
+    seed=st.integers(0, 99),
+    vocab=st.integers(39, 50),
+    most_held=st.integers(1, 5),
+)
 @settings(max_examples=50)
-def test_the_result_depends_neither_on_blocks_nor_on_the_order_of_rows(
-    rows: list[dict[str, Any]], block_size: int, seed: int, vocab: int
+def test_the_result_depends_neither_on_blocks_nor_on_the_order_of_rows_nor_on_what_memory_holds(
+    rows: list[dict[str, Any]], block_size: int, seed: int, vocab: int, most_held: int
 ) -> None:
     options: dict[str, Any] = {"min_count": 1, "vocab_size": vocab, "keep_most_frequent": True}
     whole = build(rows_table(rows), **options)
     shuffled = random.Random(seed).sample(rows, len(rows))
     starts = range(0, len(rows), block_size)
     parts = build(
-        *(rows_table(shuffled[start : start + block_size]) for start in starts), **options
+        *(rows_table(shuffled[start : start + block_size]) for start in starts),
+        most_held=most_held,
+        **options,
     )
     assert list(parts.id_by_token.items()) == list(whole.id_by_token.items())
     assert parts.fingerprint == whole.fingerprint
 
 
-def test_counts_stay_right_over_many_merges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.dictionaries._MERGE_AT_LEAST", 2)
-    rng = random.Random(3)
-    rows = [{"C4": str(rng.randrange(12))} for _ in range(600)]
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["C4"]] = counts.get(row["C4"], 0) + 1
-    built = build(
-        *(rows_table(rows[start : start + 7]) for start in range(0, 600, 7)), min_count=45
-    )
-    expected = sorted((-count, value) for value, count in counts.items() if count > 45)
-    assert list(built.id_by_token)[FIELD_SIZE:] == [f"C4_{value}" for _, value in expected]
+def test_the_number_needed_is_told_exactly_where_memory_holds_fewer_values() -> None:
+    table = rows_table([{"C1": f"{n}", "C2": f"{n}"} for n in range(50)])
+    with pytest.raises(DictionaryError, match="139 ids are needed .* vocab_size is 42"):
+        build(table, table, most_held=1, min_count=1, vocab_size=42)

@@ -11,6 +11,7 @@ from examples.process_data import DataError, main, parse_args, process, read_blo
 from src.criteo import COLUMNS, FIELD_SIZE
 from src.dictionaries import load_dictionaries, load_pickle
 from src.drift import Profile
+from src.value_counts import MOST_HELD
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +46,17 @@ def test_the_files_of_a_hand_computed_example(tmp_path: Path) -> None:
     assert profile.rows == 13
     assert profile.label_rate == pytest.approx(6 / 13)
     assert profile.oov_rates == pytest.approx((6 / 13, *[1.0] * 25))
+
+
+def test_more_values_than_memory_holds_are_all_counted_and_leave_no_file_behind(
+    tmp_path: Path,
+) -> None:
+    values = [f"{number:08x}" for number in range(MOST_HELD + 10)]
+    lines = [line(C1=value) for value in values] + [line(C1=value) for value in values[5:]]
+    path = write(tmp_path / "data.tsv", *lines)
+    made = process([path], tmp_path / "out", min_count=1)
+    assert list(made.dictionaries.id_by_token)[FIELD_SIZE:] == [f"C1_{v}" for v in values[5:]]
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_several_files_count_together_up_to_the_row_limit(tmp_path: Path) -> None:
