@@ -229,5 +229,5 @@ SERIES = {
         Point(size, dictionary, 500 + size * 600 / 2**20)
         for size in (10_000, 100_000, 1_000_000, 10_000_000)
     ],
-    "process_data": [Point(size, process_data, 2_000) for size in (100_000, 1_000_000, 10_000_000)],
+    "process_data": [Point(size, process_data, 500) for size in (100_000, 1_000_000, 10_000_000)],
 }

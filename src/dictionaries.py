@@ -392,7 +392,7 @@ class DictionaryBuilder:
         known_cells: Rows by ``C1 … C26`` whose value got an id; 0 before ``finish``.
     """
 
-    def __init__(self, folder: PathLike | None = None, most_held: int = MOST_HELD) -> None:
+    def __init__(self, folder: PathLike, most_held: int = MOST_HELD) -> None:
         self.rows = 0
         self.clicks = 0
         self.known_cells = [0] * CATEGORICAL_SIZE
@@ -468,7 +468,7 @@ class DictionaryBuilder:
 def _kept_sizes(
     frequent: Sequence[FrequentValues], min_count: int, vocab_size: int, keep_most_frequent: bool
 ) -> list[int]:
-    """How many of each column's values get an id."""
+    """How many of each column's values (most frequent first) get an id."""
     total = sum(column.total for column in frequent)
     sizes = [len(column.counts) for column in frequent]
     if FIELD_SIZE + total <= vocab_size:

@@ -20,11 +20,10 @@ import pyarrow.compute as pc
 
 from src.arrays import Array
 from src.files import PathLike
-from src.value_table import keys_of
+from src.value_table import keys_of, spread
 
 MOST_HELD = 1 << 16
 _PART_BITS = 6
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 _SCHEMA = pa.schema([("value", pa.large_string()), ("count", pa.int64())])
 _NOTHING = pa.RecordBatch.from_pylist([], schema=_SCHEMA)
 _ORDER = [("count", "descending"), ("value", "ascending")]
@@ -34,12 +33,11 @@ class RunFile:
     """Counts on disk, in a file without a name: nothing stays behind, however the process ends.
 
     Args:
-        folder: Where the file is when there is something to write; made if it is not there. None
-            for the system's folder of temporary files, which may lie in memory.
+        folder: Where the file is when there is something to write; made if it is not there.
     """
 
-    def __init__(self, folder: PathLike | None = None) -> None:
-        self._folder = tempfile.gettempdir() if folder is None else folder
+    def __init__(self, folder: PathLike) -> None:
+        self._folder = folder
         self._file: IO[bytes] | None = None
 
     def write(self, counts: pa.RecordBatch) -> tuple[int, int]:
@@ -204,7 +202,7 @@ def _first(counts: pa.RecordBatch, most: int) -> pa.RecordBatch:
 
 
 def _parts_of(values: pa.Array) -> Array:
-    """The part of each value, uint8[values], by Fibonacci hashing of its first eight bytes."""
+    """The part of each value, uint8[values], by a hash of its first eight bytes."""
     keys, _ = keys_of(values)
-    parts: Array = (keys * _MULTIPLIER >> np.uint64(64 - _PART_BITS)).astype(np.uint8)
+    parts: Array = (spread(keys) >> np.uint64(64 - _PART_BITS)).astype(np.uint8)
     return parts

@@ -110,8 +110,7 @@ class ValueTable:
         return ids
 
     def _first_slots(self, keys: Array, columns: Array) -> Array:
-        mixed = (keys ^ (columns * _MULTIPLIER)) * _MULTIPLIER
-        slots: Array = (mixed >> self._shift).astype(np.int64)
+        slots: Array = (spread(keys ^ spread(columns)) >> self._shift).astype(np.int64)
         return slots
 
 
@@ -140,6 +139,11 @@ def keys_of(values: pa.Array) -> tuple[Array, Array]:
     cells[is_inside] = data[place[is_inside]]
     is_short = np.count_nonzero(cells, axis=1) == lengths
     return cells.view("<u8").ravel(), is_short
+
+
+def spread(keys: Array) -> Array:
+    """Fibonacci hashing, uint64[keys]: the upper bits, as many as wanted, are the hash."""
+    return keys * _MULTIPLIER
 
 
 def _columns(sizes: Sequence[int]) -> Array:

@@ -6,6 +6,7 @@ import pickle
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, LABEL
+from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, FIELD_SIZE, LABEL
 from src.dictionaries import (
     Dictionaries,
     DictionaryBuilder,
@@ -76,7 +77,8 @@ def rows_table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def build(*blocks: pa.Table, most_held: int = 1000, **options: Any) -> Dictionaries:
-    with contextlib.closing(DictionaryBuilder(most_held=most_held)) as builder:
+    folder = tempfile.gettempdir()
+    with contextlib.closing(DictionaryBuilder(folder, most_held)) as builder:
         for block in blocks:
             builder.add(block)
         return builder.finish(**options)
@@ -390,6 +392,19 @@ def test_the_result_depends_neither_on_blocks_nor_on_the_order_of_rows_nor_on_wh
     )
     assert list(parts.id_by_token.items()) == list(whole.id_by_token.items())
     assert parts.fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("most_held", [2, 12])  # too few for the 12 values, and just enough
+def test_counts_stay_right_over_many_merges(most_held: int) -> None:
+    rng = random.Random(3)
+    rows = [{"C4": str(rng.randrange(12))} for _ in range(600)]
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["C4"]] = counts.get(row["C4"], 0) + 1
+    blocks = [rows_table(rows[start : start + 7]) for start in range(0, 600, 7)]
+    built = build(*blocks, most_held=most_held, min_count=45)
+    expected = sorted((-count, value) for value, count in counts.items() if count > 45)
+    assert list(built.id_by_token)[FIELD_SIZE:] == [f"C4_{value}" for _, value in expected]
 
 
 def test_the_number_needed_is_told_exactly_where_memory_holds_fewer_values() -> None:

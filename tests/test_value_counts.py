@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ def expected(values: list[Any], min_count: int) -> list[tuple[str, int]]:
 def test_the_most_frequent_values_are_those_of_plain_counting(
     blocks: list[list[Any]], most_held: int, min_count: int, most: int
 ) -> None:
-    run_file = RunFile()
+    run_file = RunFile(tempfile.gettempdir())
     counter = ValueCounter(run_file, most_held)
     for block in blocks:
         counter.add(pa.array(block, pa.string()))
