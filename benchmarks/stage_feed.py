@@ -1,7 +1,8 @@
 """``feed``: windows that are at hand → batches inside MindSpore.
 
-The limit is what MindSpore's pipeline itself can do: a source that hands out one ready batch again
-and again.
+Ours come as the consumer sends rows that wait: as many windows together as it takes by default.
+Windows that are sent one by one are measured as well. The limit is what MindSpore's pipeline itself
+can do: a source that hands out one ready batch again and again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from src.dataset import UNBOUNDED_LENGTH, StreamingDataset
 from src.position import Position
 from src.stop import StopFlag
 from src.train import COLUMN_NAMES, READ_AHEAD_BATCHES
-from src.window import Provenance, make_window
+from src.window import DEFAULT_MAX_WINDOW_SIZE, Provenance, make_window
 
 SESSION = 1
 DOCUMENTED_SHARE = 10  # the documented way gets the first tenth of the rows
@@ -86,6 +87,14 @@ def make_windows(settings: Settings) -> list[Array]:
             make_window(ids, weights, rows.label, provenance, 1, SESSION, 1, builder.oov(ids))
         )
     return windows
+
+
+def taken_together(windows: Sequence[Array]) -> list[Array]:
+    """The same rows in windows as the consumer sends them where they wait."""
+    count = max(1, DEFAULT_MAX_WINDOW_SIZE // len(windows[0]))
+    return [
+        np.concatenate(windows[start : start + count]) for start in range(0, len(windows), count)
+    ]
 
 
 def documented_windows(windows: Sequence[Array]) -> list[Array]:
@@ -175,13 +184,20 @@ def _measure(size: int, windows: Sequence[Array], few: Sequence[Array], repeats:
         raise ValueError(
             f"a batch of {size} rows needs --rows of at least {size * DOCUMENTED_SHARE}"
         )
-    own = read_own(windows, size, few_count).batches
+    together = taken_together(windows)
+    own = read_own(together, size, few_count).batches
     check_equal(own, read_documented(few, size, few_count).batches)
     ready = [column.asnumpy() for column in own[0]]
+    one_by_one = f"ours_in_windows_of_{len(windows[0])}"
     ways = {
         "documented": lambda: read_documented(few, size, few_count).rate,
-        "ours": lambda: read_own(windows, size, count).rate,
+        "ours": lambda: read_own(together, size, count).rate,
+        one_by_one: lambda: read_own(windows, size, count).rate,
         "limit": lambda: read_ready(ready, count).rate,
     }
     median = medians(take_turns(ways, repeats, f"feed, batch {size}"))
-    return Result(f"feed_{size}", median["documented"], median["ours"], "rows/s", median["limit"])
+    return Result(
+        f"feed_{size}",
+        *(median["documented"], median["ours"], "rows/s", median["limit"]),
+        {one_by_one: median[one_by_one]},
+    )

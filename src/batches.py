@@ -1,11 +1,14 @@
 """Cuts batches out of windows and says of each which rows of the stream it covers.
 
-What a window costs is paid once for all of its batches: its fields become columns in one copy, a
-batch is slices of them, and what the batches cover is found for all of them together.
+What does not depend on the number of rows is paid once for several small batches: their rows become
+columns in one copy, a batch is slices of them, and what the batches cover is found for all of them
+together. Whole windows are not copied at once: ten thousand rows fit no cache, and the memory for
+their columns comes fresh from the system each time, which costs three times as much a row.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +19,9 @@ from src.position import Position, RowRange, advance_over, ranges_of_batches
 
 Columns = Mapping[str, Array]
 """Rows by field: some fields of ``window.window_dtype``, each an array of its own."""
+
+MOST_ROWS = 1_000
+"""How many rows are copied at once, or one batch where that has more."""
 
 # The same in all of a window, or of use only to whoever looks for gaps.
 _FIELDS_OF_NO_BATCH = ("session", "dictionaries", "dense_transform", "start")
@@ -53,28 +59,29 @@ class BatchCutter:
         self.batch_size = batch_size
         self.rows = 0
         self._position = position
-        self._waiting: list[Columns] = []
+        self._waiting: deque[Array] = deque()
 
     def add(self, rows: Array) -> None:
         """Takes rows of a window, a structured array[rows]; they follow those taken before."""
-        names = rows.dtype.names
-        assert names is not None, "a window is a structured array"
-        self._waiting.append(
-            {name: rows[name] for name in names if name not in _FIELDS_OF_NO_BATCH}
-        )
+        self._waiting.append(rows)
         self.rows += len(rows)
 
     def cut(self) -> list[CutBatch]:
-        """All whole batches of the rows held, in stream order; the rest stays."""
-        count = self.rows // self.batch_size
-        if not count:
-            return []
-        columns = _joined(self._waiting)
-        end = count * self.batch_size
-        rest = {name: column[end:] for name, column in columns.items()}
-        self.rows -= end
-        self._waiting = [rest] if self.rows else []
-        return self._batches({name: column[:end] for name, column in columns.items()}, count)
+        """The next whole batches of the rows held, in stream order; none where there is none."""
+        count = min(self.rows // self.batch_size, max(1, MOST_ROWS // self.batch_size))
+        return self._batches(_columns(self._take(count * self.batch_size)), count) if count else []
+
+    def _take(self, rows: int) -> list[Array]:
+        """The oldest rows held, a slice of each window that they come from."""
+        self.rows -= rows
+        taken = []
+        while rows:
+            window = self._waiting.popleft()
+            if len(window) > rows:
+                self._waiting.appendleft(window[rows:])
+            taken.append(window[:rows])
+            rows -= len(taken[-1])
+        return taken
 
     def _batches(self, columns: Columns, count: int) -> list[CutBatch]:
         size = self.batch_size
@@ -91,6 +98,9 @@ class BatchCutter:
         return batches
 
 
-def _joined(parts: Sequence[Columns]) -> Columns:
+def _columns(parts: Sequence[Array]) -> Columns:
     """Rows of several windows, copied; a ``value`` gets as wide as the widest needs."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    names = parts[0].dtype.names
+    assert names is not None, "a window is a structured array"
+    kept = [name for name in names if name not in _FIELDS_OF_NO_BATCH]
+    return {name: np.concatenate([part[name] for part in parts]) for name in kept}

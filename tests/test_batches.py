@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from src.arrays import Array
-from src.batches import BatchCutter
+from src.batches import MOST_ROWS, BatchCutter
 from src.criteo import FIELD_SIZE
 from src.position import Position, RowRange, advance
 from src.window import Provenance, make_window, window_dtype
@@ -63,6 +64,24 @@ def test_the_batches_are_the_stream_whatever_the_windows(
         assert batch.columns["weight"].tolist() == [[row / 2] * FIELD_SIZE for row in rows.tolist()]
         assert batch.columns["label"].tolist() == (rows % 2).tolist()
         assert batch.columns["oov"].tolist() == (3 * rows).tolist()
+
+
+@pytest.mark.parametrize("batch_size", [400, MOST_ROWS, 2 * MOST_ROWS])
+def test_one_cut_takes_no_more_than_some_rows_or_a_batch(batch_size: int) -> None:
+    rows = np.arange(5 * MOST_ROWS)
+    cutter = BatchCutter(batch_size, Position({}))
+    cutter.add(numbered_window(rows[:2_300], np.zeros(2_300)))
+    cutter.add(numbered_window(rows[2_300:], np.zeros(len(rows) - 2_300)))
+    taken = 0
+    while cutter.rows >= batch_size:
+        batches = cutter.cut()
+        assert len(batches) in (1, MOST_ROWS // batch_size)
+        for batch in batches:
+            assert batch.columns["id"][:, 0].tolist() == rows[taken : taken + batch_size].tolist()
+            taken += batch_size
+            assert batch.position == Position({0: taken}, last_partition=0)
+    assert cutter.cut() == []
+    assert cutter.rows == len(rows) - taken
 
 
 def test_a_batch_covers_the_rows_of_all_shards() -> None:

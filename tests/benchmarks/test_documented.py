@@ -13,7 +13,7 @@ from benchmarks.inputs import dictionary_files, json_messages, lines, row_files
 from benchmarks.pipelines import Losses
 from benchmarks.stage_consume import check_equal
 from benchmarks.stage_end_to_end import SKIPPED_STEPS, busy_share, steady_rate
-from benchmarks.stage_feed import documented_windows
+from benchmarks.stage_feed import documented_windows, taken_together
 from benchmarks.stage_start import summary_of
 from src.arrays import Array
 from src.consume import FeatureBuilder
@@ -80,6 +80,14 @@ def test_a_row_dataset_hands_out_rows_in_order(folder: Path, dictionaries: Dicti
         np.testing.assert_array_equal(ids, window["id"][number])
         np.testing.assert_array_equal(weights, window["weight"][number])
         assert label.tolist() == [window["label"][number]]
+
+
+def test_windows_are_taken_together_as_long_as_the_consumer_would() -> None:
+    rows = np.arange(13_500)
+    together = taken_together([rows[:4_500], rows[4_500:9_000], rows[9_000:]])
+    assert [part.tolist() for part in together] == [rows[:9_000].tolist(), rows[9_000:].tolist()]
+    large = [rows[:13_000], rows[13_000:]]
+    assert [len(part) for part in taken_together(large)] == [13_000, 500]
 
 
 def test_a_documented_row_that_is_not_among_ours_is_noticed(
