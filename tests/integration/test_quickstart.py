@@ -128,7 +128,10 @@ class TestRun:
         assert summary is not None, last
         rows = str(60 * BATCH_SIZE)
         assert (summary["produced"], summary["trained"], summary["steps"]) == (rows, rows, "60")
-        assert int(summary["windows"]) >= 3
+        # How many depends on how fast rows come: those that wait are taken together.
+        consumer = (running.work_dir / "consumer.log").read_text()
+        assert int(summary["windows"]) >= 1
+        assert f"consumed {summary['windows']} windows," in consumer
         assert f"wide_loss: {summary['first']}," in losses[0]
         assert f"wide_loss: {summary['last']}," in losses[-1]
         assert (tmp_path / summary["checkpoint"]).exists()
