@@ -42,10 +42,11 @@ test-soak: setup ## half an hour at the highest rate: memory stays flat, files s
 test-ranks: setup-ranks ## many ranks, by both launchers, with faults; prints a table
 	@python -m pytest -m ranks $(PYTEST_ARGS)
 
-lint: setup ## ruff (rules and format) and mypy --strict
+lint: setup ## ruff (rules and format), mypy --strict, and which room may import which
 	python -m ruff check $(SOURCES)
 	python -m ruff format --check $(SOURCES)
 	python -m mypy --strict $(SOURCES)
+	lint-imports
 
 services-up: setup ## start Kafka and the yr engine and leave them running
 	@python examples/local_services.py up

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
+from src.channel.window import DEFAULT_MAX_WINDOW_SIZE
 from src.config import ConfigError, add_shared_flags, parse_with_config_file
-from src.criteo import VALUE_FORMATS
-from src.logs import configure_logging
-from src.stop import StopFlag, stop_on_signals
-from src.window import DEFAULT_MAX_WINDOW_SIZE
+from src.process.logs import configure_logging
+from src.process.stop import StopFlag, stop_on_signals
+from src.rows.criteo import VALUE_FORMATS
 
 logger = logging.getLogger("consumer")
 
@@ -82,7 +82,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 2
     flag = StopFlag()
     stop_on_signals(flag)
-    from src.consumer_service import run_consumer  # MindPandas takes seconds: --help should not
+    from src.consumer.service import run_consumer  # MindPandas takes seconds: --help should not
 
     return run_consumer(arguments, flag)
 

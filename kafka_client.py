@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Optional
 
 from src.config import add_shared_flags
-from src.logs import configure_logging
-from src.topic import TopicError, ensure_topic
+from src.process.logs import configure_logging
+from src.stream.topic import TopicError, ensure_topic
 
 logger = logging.getLogger("kafka_client")
 

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Optional
 
 from src.config import Config, ConfigError, load_config
-from src.garbage import collected_rarely
-from src.logs import configure_logging, keep_stdout_for_ourselves
-from src.orphans import end_with_parent
-from src.role import (
+from src.process.child_processes import end_with_parent
+from src.process.garbage import collected_rarely
+from src.process.logs import configure_logging, keep_stdout_for_ourselves
+from src.process.stop import STOP_SIGNALS, StopFlag, stop_on_signals
+from src.ranks.placement import (
     Placement,
     RankError,
     Role,
@@ -24,7 +25,6 @@ from src.role import (
     map_mpi_to_dynamic_network,
     placement_of,
 )
-from src.stop import STOP_SIGNALS, StopFlag, stop_on_signals
 
 logger = logging.getLogger("online_train")
 
@@ -64,7 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     stop_on_signals(flag, (*STOP_SIGNALS, signal.SIGUSR1) if is_under_mpi else STOP_SIGNALS)
     keep_stdout_for_ourselves()
     with collected_rarely():  # else a tenth of it is looking for garbage that is not there
-        from src.trainer_service import run_trainer  # MindSpore takes seconds: --help should not
+        from src.trainer.service import run_trainer  # MindSpore takes seconds: --help should not
 
     return run_trainer(config, flag, placement)
 

@@ -19,10 +19,16 @@ from pathlib import Path
 from typing import Any, Optional
 
 from src.config import add_shared_flags
-from src.criteo import VALUE_FORMATS
-from src.logs import configure_logging
-from src.produce import ProduceError, ProduceOptions, check_file, check_partitions, produce_file
-from src.stop import STOP_SIGNALS, StopFlag, stop_on_signals
+from src.process.logs import configure_logging
+from src.process.stop import STOP_SIGNALS, StopFlag, stop_on_signals
+from src.rows.criteo import VALUE_FORMATS
+from src.stream.produce import (
+    ProduceError,
+    ProduceOptions,
+    check_file,
+    check_partitions,
+    produce_file,
+)
 
 logger = logging.getLogger("producer")
 

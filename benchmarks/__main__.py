@@ -25,8 +25,8 @@ from benchmarks.report import Result, machine, missed, table, write_json
 from benchmarks.settings import Settings
 from benchmarks.stages import STAGES, run_in_process
 from examples.local_services import ROOT, EngineService, KafkaService, ServiceError
-from src.logs import configure_logging
-from src.ports import free_port
+from src.process.logs import configure_logging
+from src.process.ports import free_port
 
 logger = logging.getLogger("benchmarks")
 

@@ -8,8 +8,8 @@ import multiprocessing
 from multiprocessing.connection import Connection
 from typing import Any, Callable, Optional
 
-from src.exit_repair import keep_modules_until_exit
-from src.logs import configure_logging
+from src.process.exit_handlers import keep_modules_until_exit
+from src.process.logs import configure_logging
 
 
 def run_in_child(function: Callable[..., Any], *arguments: Any) -> Optional[Any]:

@@ -22,9 +22,9 @@ import pandas as pd
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from mindpandas import config as mindpandas_config
 
-from src.arrays import Array
-from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_SIZE, LABEL
-from src.dictionaries import Dictionaries
+from src.dictionaries.dictionaries import Dictionaries
+from src.process.arrays import Array
+from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_SIZE, LABEL
 
 ROW_COUNT = 10_000_000  # a stream has no end, but MindSpore wants a length and lists its indices
 

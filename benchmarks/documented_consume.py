@@ -14,7 +14,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 from mindpandas.channel import DataSender
 
 from benchmarks import documented
-from src.dictionaries import load_dictionaries
+from src.dictionaries.dictionaries import load_dictionaries
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -2,7 +2,7 @@
 
 Two losses, two backward passes: FTRL follows wide_loss to the wide weights, Adam follows deep_loss,
 whose L2 term is part of the graph, to everything else. Nothing here is clever, on purpose; the
-model itself is the one of `src.wide_and_deep`, so that both steps can start from equal weights.
+model itself is the one of `src.model`, so that both steps can start from equal weights.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
+from src.model.model_config import ModelConfig
+from src.model.train_step import TrainStepWrap
+from src.model.wide_and_deep import NetWithLossClass, WideDeepModel
 
 DOCUMENTED_CONFIG = ModelConfig(
     batch_size=100,

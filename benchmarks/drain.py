@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Callable, Optional
 
-from src.channel import WindowReceiver, attach, finalize
-from src.logs import configure_logging
+from src.channel.channel import WindowReceiver, attach, finalize
+from src.process.logs import configure_logging
 
 NAMESPACE = "bench"
 ANSWER_SECONDS = 120.0

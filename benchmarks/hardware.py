@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from benchmarks.timing import seconds_of
-from src.arrays import Array
+from src.process.arrays import Array
 
 BYTES_A_THREAD = 256 << 20  # more than a cache holds that other machines share
 TIMES = 10

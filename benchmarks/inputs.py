@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.settings import VOCAB_SIZE
 from examples.make_sample import write_sample
 from examples.process_data import process
-from src.criteo import json_message
-from src.dictionaries import Dictionaries, load_dictionaries
+from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
+from src.rows.criteo import json_message
 
 HISTORY_ROWS = 20_000
 PARTITIONS = 2

@@ -31,15 +31,15 @@ from benchmarks.child import run_in_child
 from examples.local_services import ROOT
 from examples.make_sample import write_sample
 from examples.process_data import DataError, Processed, process
-from src.arrays import Array
 from src.config import Config, load_config
-from src.consume import FeatureBuilder
-from src.criteo import DENSE_SIZE
-from src.dictionaries import Dictionaries, DictionaryError
-from src.logs import configure_logging
-from src.row_file import FileBatch, RowFileError, batches_of_file
-from src.row_reset import RowReset
-from src.train import build_network, growth_of
+from src.dictionaries.dictionaries import Dictionaries, DictionaryError
+from src.features.feature_builder import FeatureBuilder
+from src.features.row_file import FileBatch, RowFileError, batches_of_file
+from src.model.row_reset import RowReset
+from src.process.arrays import Array
+from src.process.logs import configure_logging
+from src.rows.criteo import DENSE_SIZE
+from src.trainer.train import build_network, growth_of
 
 logger = logging.getLogger("learning")
 

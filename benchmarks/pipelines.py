@@ -19,7 +19,7 @@ from benchmarks.stage_consume import Topics
 from benchmarks.stage_produce import new_topic
 from examples.local_services import wait_until
 from examples.quickstart import Script
-from src.produce import ProduceOptions, produce_file
+from src.stream.produce import ProduceOptions, produce_file
 
 LOSS_LINE = re.compile(r"epoch: 1, step: (\d+), wide_loss: (\S+), deep_loss: (\S+)")
 PATIENCE_SECONDS = 300.0

@@ -23,12 +23,12 @@ from typing import Optional
 
 from benchmarks.report import machine
 from examples.local_services import HOST, ROOT
-from src.launch import launch_of
-from src.launch import parse_args as parse_launch
-from src.logs import configure_logging
-from src.ports import free_port
-from src.stop import StopFlag
-from src.supervisor import Supervisor
+from src.process.logs import configure_logging
+from src.process.ports import free_port
+from src.process.stop import StopFlag
+from src.ranks.launch import launch_of
+from src.ranks.launch import parse_args as parse_launch
+from src.ranks.supervisor import Supervisor
 
 FLOAT_BYTES = 4
 KINDS = ("dense", "sparse")
@@ -90,7 +90,7 @@ def layer_floats(widths: Sequence[int] = DEFAULT_LAYERS) -> int:
 
 
 def exchanged_floats(ranks: int, batch: int, fields: int = 39, emb_dim: int = 80) -> int:
-    """What a step of ours reduces, see ``src/exchange.py``: layers, a loss, and N slots."""
+    """What a step of ours reduces, see ``src/ranks/exchange.py``: layers, a loss, and N slots."""
     slot = batch * fields * (emb_dim + 3) + batch
     return layer_floats() + 1 + ranks * slot
 

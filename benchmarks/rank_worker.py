@@ -20,11 +20,14 @@ import numpy as np
 
 from benchmarks.documented_step import DOCUMENTED_CONFIG, random_batch
 from benchmarks.timing import seconds_of
-from src.lockstep import Lockstep, packed
-from src.ranks import Ranks, meet, serve_as_scheduler
-from src.role import Role, placement_of
-from src.stop import StopFlag
-from src.wide_and_deep import ModelConfig, NetWithLossClass, TrainStepWrap, WideDeepModel
+from src.model.model_config import ModelConfig
+from src.model.train_step import TrainStepWrap
+from src.model.wide_and_deep import NetWithLossClass, WideDeepModel
+from src.process.stop import StopFlag
+from src.ranks.group import Ranks, meet, serve_as_scheduler
+from src.ranks.placement import Role, placement_of
+from src.ranks.train_step import RankTrainStep
+from src.trainer.lockstep import Lockstep, packed
 
 SEED = 11
 WARM_UP = 3
@@ -42,7 +45,12 @@ def measure(config: ModelConfig, ranks: Ranks, repeats: int) -> dict[str, object
     """``step_ms``, ``agree_ms``, the ``floats`` a step reduces, ``reduce_ms`` by their number."""
     ms.set_seed(SEED)
     network = NetWithLossClass(WideDeepModel(config), config)
-    step = TrainStepWrap(network, config, rank=ranks.rank, size=ranks.size)
+    alone = ranks.size == 1
+    step = (
+        TrainStepWrap(network, config)
+        if alone
+        else RankTrainStep(network, config, ranks.rank, ranks.size)
+    )
     step.set_train()
     ranks.make_equal(step)
     random = np.random.default_rng(SEED + ranks.rank)

@@ -30,8 +30,8 @@ from benchmarks.report import machine
 from benchmarks.scale_points import SERIES, Point
 from benchmarks.settings import Settings
 from examples.local_services import ROOT, KafkaService, ServiceError
-from src.logs import configure_logging
-from src.ports import free_port
+from src.process.logs import configure_logging
+from src.process.ports import free_port
 
 logger = logging.getLogger("benchmarks.scale")
 

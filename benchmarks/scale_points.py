@@ -55,9 +55,9 @@ class Point:
 
 def window(settings: Settings, size: int) -> Outcome:
     """Messages → window, features included, at a window size."""
-    from src.consume import FeatureBuilder
-    from src.criteo import parse_messages
-    from src.window import Provenance, make_window
+    from src.channel.window import Provenance, make_window
+    from src.features.feature_builder import FeatureBuilder
+    from src.rows.criteo import parse_messages
 
     builder = FeatureBuilder(dictionary_files(settings.work_dir).load())
     values = lines(settings.work_dir, WINDOW_ROWS)
@@ -116,10 +116,11 @@ def partitions(settings: Settings, size: int) -> Outcome:
     """Topic → windows of 1000 rows, at a number of partitions; the channel is left out."""
     from benchmarks.stage_consume import unkept
     from benchmarks.stage_produce import new_topic
-    from src.consume import ConsumerCounts, FeatureBuilder, WindowAssembler
-    from src.kafka_source import RowSource
-    from src.position import Commit
-    from src.produce import ProduceOptions, produce_file
+    from src.consumer.consume import ConsumerCounts, WindowAssembler
+    from src.features.feature_builder import FeatureBuilder
+    from src.stream.kafka_source import RowSource
+    from src.stream.position import Commit
+    from src.stream.produce import ProduceOptions, produce_file
 
     topic = new_topic(settings.bootstrap_servers, size)
     for partition, path in enumerate(row_files(settings.work_dir, PARTITION_ROWS, size)):
@@ -143,7 +144,7 @@ def dictionary(settings: Settings, size: int) -> Outcome:
     The columns have equally many rows and distinct values whatever the dictionary holds; each is
     made of other values, so that no look-up finds its predecessor's in a cache.
     """
-    from src.dictionaries import load_dictionaries
+    from src.dictionaries.dictionaries import load_dictionaries
 
     folder = settings.work_dir / f"dictionary_{size}"
     _in_child(_save_dictionary, folder, size)
@@ -171,7 +172,7 @@ def _value(number: int) -> str:
 
 
 def _save_dictionary(folder: Path, size: int) -> None:
-    from src.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS
+    from src.rows.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS
 
     folder.mkdir(parents=True, exist_ok=True)
     fixed = [*DENSE_COLUMNS, *(f"OOV{column}" for column in CATEGORICAL_COLUMNS)]

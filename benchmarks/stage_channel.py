@@ -21,8 +21,8 @@ from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.stage_feed import make_windows
 from benchmarks.timing import medians, take_turns
-from src.arrays import Array
-from src.channel import WindowSender, finalize
+from src.channel.channel import WindowSender, finalize
+from src.process.arrays import Array
 
 OWN_WINDOWS = 100
 STOCK_WINDOWS = 20

@@ -25,17 +25,18 @@ from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.stage_produce import new_topic
 from benchmarks.timing import medians, take_turns
-from src.arrays import Array
-from src.bad_rows import BadRowGuard
-from src.channel import WindowSender, finalize
-from src.consume import BadRowKeeper, ConsumerCounts, FeatureBuilder, WindowAssembler, consume
-from src.dictionaries import Dictionaries
-from src.garbage import collected_rarely
-from src.kafka_source import RowSource
-from src.position import Commit
-from src.produce import ProduceOptions, produce_file
-from src.stop import StopFlag
-from src.window import DEFAULT_MAX_WINDOW_SIZE, ClosingRule
+from src.channel.channel import WindowSender, finalize
+from src.channel.window import DEFAULT_MAX_WINDOW_SIZE, ClosingRule
+from src.consumer.consume import BadRowKeeper, ConsumerCounts, WindowAssembler, consume
+from src.dictionaries.dictionaries import Dictionaries
+from src.features.feature_builder import FeatureBuilder
+from src.process.arrays import Array
+from src.process.garbage import collected_rarely
+from src.process.stop import StopFlag
+from src.stream.bad_rows import BadRowGuard
+from src.stream.kafka_source import RowSource
+from src.stream.position import Commit
+from src.stream.produce import ProduceOptions, produce_file
 
 ROWS_FACTOR = 3  # this much more than other stages, as a session's start is to count for little
 DOCUMENTED_SHARE = 90  # the documented way gets that part of the rows

@@ -11,10 +11,10 @@ from benchmarks.inputs import dictionary_files, json_messages, lines
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.timing import medians, rate_of, take_turns
-from src.arrays import Array
-from src.consume import FeatureBuilder
-from src.criteo import convert_options, parse_messages, parse_options, read_options
-from src.dictionaries import Dictionaries
+from src.dictionaries.dictionaries import Dictionaries
+from src.features.feature_builder import FeatureBuilder
+from src.process.arrays import Array
+from src.rows.criteo import convert_options, parse_messages, parse_options, read_options
 
 OWN_ROWS = 20_000  # a round of our side handles about so many: a single window is over too soon
 ONE_PART = (1, 1)

@@ -23,15 +23,15 @@ from benchmarks.inputs import dictionary_files, lines
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.timing import medians, take_turns
-from src.arrays import Array
-from src.channel import WindowReceiver
-from src.consume import FeatureBuilder
-from src.criteo import parse_messages
-from src.dataset import UNBOUNDED_LENGTH, StreamingDataset
-from src.position import Position
-from src.stop import StopFlag
-from src.train import COLUMN_NAMES, READ_AHEAD_BATCHES
-from src.window import DEFAULT_MAX_WINDOW_SIZE, Provenance, make_window
+from src.channel.channel import WindowReceiver
+from src.channel.window import DEFAULT_MAX_WINDOW_SIZE, Provenance, make_window
+from src.features.feature_builder import FeatureBuilder
+from src.process.arrays import Array
+from src.process.stop import StopFlag
+from src.rows.criteo import parse_messages
+from src.stream.position import Position
+from src.trainer.dataset import UNBOUNDED_LENGTH, StreamingDataset
+from src.trainer.train import COLUMN_NAMES, READ_AHEAD_BATCHES
 
 SESSION = 1
 DOCUMENTED_SHARE = 10  # the documented way gets the first tenth of the rows

@@ -24,9 +24,9 @@ from benchmarks.inputs import PARTITIONS, row_files
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.timing import medians, take_turns
-from src.criteo import ParsedRows, parse_messages
-from src.produce import ProduceOptions, produce_file
-from src.topic import ensure_topic
+from src.rows.criteo import ParsedRows, parse_messages
+from src.stream.produce import ProduceOptions, produce_file
+from src.stream.topic import ensure_topic
 
 Produce = Callable[[Path, int, str, str], tuple[float, float]]
 """(file, partition, brokers, topic) → when it began and when all was acknowledged, monotonic s."""

@@ -21,7 +21,7 @@ from benchmarks.timing import medians, seconds_of, take_turns
 from examples.local_services import ROOT
 
 STACK = "import mindspore, mindspore_rec, mindpandas.channel, kafka"
-OWN = "import src.trainer_service"
+OWN = "import src.trainer.service"
 IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\w+)")
 IMPORTS_SHOWN = 25
 WAIT_SECONDS = 5.0  # until the consumer has filled the channel

@@ -25,7 +25,7 @@ from benchmarks.hardware import Memory, Multiplier
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.timing import Way, medians, seconds_of, take_turns
-from src.wide_and_deep import ModelConfig
+from src.model.model_config import ModelConfig
 
 EQUAL_STEPS = 20
 EQUAL_WITHIN = 1e-5

@@ -30,15 +30,15 @@ from benchmarks.settings import Settings
 from benchmarks.stage_train_step import EQUAL_STEPS, SEED, Batches
 from benchmarks.timing import Way, seconds_of, take_turns
 from examples.local_services import HOST
-from src.callbacks import LedgerCallBack, LossCallBack, TrainingProgress
 from src.config import load_config
-from src.dataset import BatchRecord
-from src.exposition import TrainerNumbers, serving
-from src.metrics import ProgressiveMetrics
-from src.ports import free_port
-from src.position import Position
-from src.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer
-from src.wide_and_deep import ModelConfig
+from src.model.model_config import ModelConfig
+from src.process.ports import free_port
+from src.stream.position import Position
+from src.trainer.callbacks import LedgerCallBack, LossCallBack, TrainingProgress
+from src.trainer.dataset import BatchRecord
+from src.trainer.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer
+from src.watching.exposition import TrainerNumbers, serving
+from src.watching.metrics import ProgressiveMetrics
 
 ROUND_STEPS = 100
 SCRAPE_STEPS = (100, 50, 25, 20, 10, 5, 4, 2, 1)  # a round is a multiple of each

@@ -21,10 +21,10 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 import mindspore as ms
 
 import online_train
-from src import trainer_service
-from src.dataset import StreamingDataset
-from src.train import Trainer
-from src.wide_and_deep import TrainStepWrap
+from src.model.train_step import TrainStepWrap
+from src.trainer import service as trainer_service
+from src.trainer.dataset import StreamingDataset
+from src.trainer.train import Trainer
 
 
 class StepTimes(ms.Callback):  # type: ignore[misc]

@@ -25,19 +25,20 @@ import mindspore as ms
 import numpy as np
 from tqdm import tqdm
 
-from src.arrays import Array
-from src.checkpoint import VOCABULARY, CheckpointError, Unit, newest_unit, read_unit
 from src.config import load_config
-from src.consume import FeatureBuilder
-from src.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, FIELD_SIZE, ParsedRows
-from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
-from src.exit_repair import keep_modules_until_exit
-from src.features import count_oov
-from src.logs import configure_logging
-from src.metrics import ProgressiveMetrics, Scores
-from src.row_file import BLOCK_ROWS, RowFileError, parsed_blocks
-from src.vocabulary import GrowthSettings, Vocabulary, VocabularyError
-from src.wide_and_deep import ModelConfig, WideDeepModel
+from src.dictionaries.dictionaries import Dictionaries, DictionaryError, load_dictionaries
+from src.dictionaries.oov import count_oov
+from src.dictionaries.vocabulary import GrowthSettings, Vocabulary, VocabularyError
+from src.features.feature_builder import FeatureBuilder
+from src.features.row_file import BLOCK_ROWS, RowFileError, parsed_blocks
+from src.model.model_config import ModelConfig
+from src.model.wide_and_deep import WideDeepModel
+from src.process.arrays import Array
+from src.process.exit_handlers import keep_modules_until_exit
+from src.process.logs import configure_logging
+from src.rows.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, FIELD_SIZE, ParsedRows
+from src.trainer.checkpoint import VOCABULARY, CheckpointError, Unit, newest_unit, read_unit
+from src.watching.metrics import ProgressiveMetrics, Scores
 
 logger = logging.getLogger("evaluate")
 

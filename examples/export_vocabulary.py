@@ -20,13 +20,13 @@ from typing import Optional
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.checkpoint import CheckpointError, newest_unit, read_unit, read_vocabulary
 from src.config import load_config
-from src.dictionaries import DictionaryError, load_ids
-from src.exit_repair import keep_modules_until_exit
-from src.files import atomic_write_bytes
-from src.logs import configure_logging
-from src.vocabulary import GrowthSettings, Vocabulary, VocabularyError
+from src.dictionaries.dictionaries import DictionaryError, load_ids
+from src.dictionaries.vocabulary import GrowthSettings, Vocabulary, VocabularyError
+from src.process.exit_handlers import keep_modules_until_exit
+from src.process.files import atomic_write_bytes
+from src.process.logs import configure_logging
+from src.trainer.checkpoint import CheckpointError, newest_unit, read_unit, read_vocabulary
 
 logger = logging.getLogger("export_vocabulary")
 

@@ -39,8 +39,8 @@ import psutil
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.orphans import ended_with_parent
-from src.ports import free_port, listening_ports
+from src.process.child_processes import ended_with_parent
+from src.process.ports import free_port, listening_ports
 
 LOGGER = logging.getLogger(__name__)
 

@@ -44,8 +44,8 @@ from tqdm import tqdm
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, DENSE_SIZE, LABEL
-from src.files import PathLike, atomic_writer
+from src.process.files import PathLike, atomic_writer
+from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, DENSE_SIZE, LABEL
 
 logger = logging.getLogger("make_sample")
 

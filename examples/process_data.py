@@ -31,16 +31,7 @@ from tqdm import tqdm
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.criteo import (
-    FIELD_SIZE,
-    LABEL,
-    convert_options,
-    is_header,
-    parse_messages,
-    parse_options,
-    read_options,
-)
-from src.dictionaries import (
+from src.dictionaries.dictionaries import (
     DEFAULT_MIN_COUNT,
     DEFAULT_VOCAB_SIZE,
     MAP_DICT_NAME,
@@ -51,8 +42,17 @@ from src.dictionaries import (
     DictionaryError,
     save_dictionaries,
 )
-from src.drift import PROFILE_NAME, profile_of
-from src.files import PathLike
+from src.features.drift import PROFILE_NAME, profile_of
+from src.process.files import PathLike
+from src.rows.criteo import (
+    FIELD_SIZE,
+    LABEL,
+    convert_options,
+    is_header,
+    parse_messages,
+    parse_options,
+    read_options,
+)
 
 logger = logging.getLogger("process_data")
 

@@ -52,12 +52,12 @@ from examples.local_services import (
 from examples.make_sample import write_sample
 from examples.process_data import DataError, Processed, process
 from src.config import Config, ConfigError, load_config
-from src.dictionaries import DictionaryError
-from src.logs import configure_logging
-from src.orphans import ended_with_parent
-from src.ports import free_port, listening_ports
-from src.stop import StopFlag, stop_on_signals
-from src.topic import TopicError, ensure_topic
+from src.dictionaries.dictionaries import DictionaryError
+from src.process.child_processes import ended_with_parent
+from src.process.logs import configure_logging
+from src.process.ports import free_port, listening_ports
+from src.process.stop import StopFlag, stop_on_signals
+from src.stream.topic import TopicError, ensure_topic
 
 logger = logging.getLogger("quickstart")
 

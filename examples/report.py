@@ -33,9 +33,9 @@ matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from src.criteo import CATEGORICAL_COLUMNS
-from src.files import atomic_write_bytes
-from src.logs import configure_logging
+from src.process.files import atomic_write_bytes
+from src.process.logs import configure_logging
+from src.rows.criteo import CATEGORICAL_COLUMNS
 
 logger = logging.getLogger("report")
 

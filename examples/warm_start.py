@@ -27,19 +27,19 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 import mindspore as ms
 from tqdm import tqdm
 
-from src.checkpoint import CheckpointError, CheckpointStore, Unit
 from src.config import Config, ConfigError, load_config
-from src.consume import FeatureBuilder
-from src.dictionaries import Dictionaries, DictionaryError, load_dictionaries
-from src.exit_repair import keep_modules_until_exit
-from src.growth import Growth
-from src.logs import configure_logging
-from src.position import Position
-from src.row_file import RowFileError, batches_of_file
-from src.row_reset import RowReset
-from src.train import build_network, choose_device, growth_of, model_shape
-from src.vocabulary import VocabularyError
-from src.wide_and_deep import TrainStepWrap
+from src.dictionaries.dictionaries import Dictionaries, DictionaryError, load_dictionaries
+from src.dictionaries.growth import Growth
+from src.dictionaries.vocabulary import VocabularyError
+from src.features.feature_builder import FeatureBuilder
+from src.features.row_file import RowFileError, batches_of_file
+from src.model.row_reset import RowReset
+from src.model.train_step import TrainStepWrap
+from src.process.exit_handlers import keep_modules_until_exit
+from src.process.logs import configure_logging
+from src.stream.position import Position
+from src.trainer.checkpoint import CheckpointError, CheckpointStore, Unit
+from src.trainer.train import build_network, choose_device, growth_of, model_shape
 
 logger = logging.getLogger("warm_start")
 

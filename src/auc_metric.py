@@ -1,51 +1,5 @@
-"""AUC as one of MindSpore's metrics, for ``Model.eval``."""
+"""The place where ``AUCMetric`` is documented; its code is in ``src/watching/auc_metric.py``."""
 
-from __future__ import annotations
+from src.watching.auc_metric import AUCMetric
 
-from typing import Any
-
-from mindspore.train import Metric
-
-from src.metrics import ProgressiveMetrics, logit_of
-
-
-class AUCMetric(Metric):  # type: ignore[misc]
-    """Area under the ROC curve of the evaluation network's outputs.
-
-    ``Model(network, eval_network=PredictWithSigmoid(model), metrics={"auc": AUCMetric()})``
-    gives it as ``model.eval(dataset)["auc"]``.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clear()
-
-    def clear(self) -> None:
-        """Forgets all rows."""
-        self._metrics = ProgressiveMetrics(window_rows=1)
-
-    def update(self, *inputs: Any) -> None:
-        """Counts a batch.
-
-        Args:
-            *inputs: What ``PredictWithSigmoid`` returns: (logit, probability, label), each [batch]
-                or [batch, 1]; the logit is not looked at.
-
-        Raises:
-            ValueError: There are fewer than three, or they can't be scores and labels.
-        """
-        if len(inputs) != 3:
-            raise ValueError(f"AUCMetric needs logit, probability and label, not {len(inputs)}")
-        probability, label = (self._convert_data(value) for value in inputs[1:])
-        self._metrics.add(logit_of(probability), label)
-
-    def eval(self) -> float:
-        """The AUC.
-
-        Raises:
-            RuntimeError: The rows hold no click or nothing but clicks, or there were none.
-        """
-        auc = self._metrics.life().scores().auc
-        if auc is None:
-            raise RuntimeError("AUC needs rows with a click and rows without one")
-        return auc
+__all__ = ["AUCMetric"]

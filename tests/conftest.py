@@ -10,7 +10,7 @@ from typing import Optional
 import hypothesis
 import pytest
 
-from src.exit_repair import keep_modules_until_exit
+from src.process.exit_handlers import keep_modules_until_exit
 
 # How long an example takes says nothing while the services' tests run beside it.
 hypothesis.settings.register_profile("shared machine", deadline=None)

@@ -257,7 +257,7 @@ def test_key_missing_from_the_default_file_is_named(tmp_path: Path) -> None:
 
 
 def test_choices_fit_what_the_model_knows() -> None:
-    model: Any = pytest.importorskip("src.wide_and_deep")
+    model: Any = pytest.importorskip("src.model.model_config")
     choices = read_defaults().choices
     assert set(choices["deep_layer_act"]) <= set(model.ACTIVATIONS)
     for key in ("emb_init", "weight_bias_init"):

@@ -15,11 +15,11 @@ from benchmarks.stage_consume import check_equal
 from benchmarks.stage_end_to_end import SKIPPED_STEPS, busy_share, steady_rate
 from benchmarks.stage_feed import documented_windows, taken_together
 from benchmarks.stage_start import summary_of
-from src.arrays import Array
-from src.consume import FeatureBuilder
-from src.criteo import parse_messages
-from src.dictionaries import Dictionaries
-from src.window import Provenance, make_window
+from src.channel.window import Provenance, make_window
+from src.dictionaries.dictionaries import Dictionaries
+from src.features.feature_builder import FeatureBuilder
+from src.process.arrays import Array
+from src.rows.criteo import parse_messages
 
 ROWS = 40
 

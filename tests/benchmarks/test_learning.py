@@ -25,9 +25,9 @@ from benchmarks.learning import (
     shortcomings,
 )
 from examples.make_sample import write_sample
-from src.consume import FeatureBuilder
-from src.criteo import parse_messages
-from tests.test_features import make_dictionaries
+from src.features.feature_builder import FeatureBuilder
+from src.rows.criteo import parse_messages
+from tests.features.test_column_functions import make_dictionaries
 
 HISTORY = 250
 LINEAR = Learnt("vowpal_wabbit", 0.75, 0.49, 0.76, 0.48, 20_000.0)

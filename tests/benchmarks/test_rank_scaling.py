@@ -15,7 +15,7 @@ from benchmarks.rank_scaling import (
     ring_ms,
     table_floats,
 )
-from src.exchange import Exchange
+from src.ranks.exchange import Exchange
 
 
 def test_layers_are_counted_with_their_biases_and_the_wide_one() -> None:

@@ -28,8 +28,8 @@ from benchmarks.stage_watching import (
     watched,
 )
 from examples.local_services import HOST
-from src.exposition import serving
-from src.ports import free_port
+from src.process.ports import free_port
+from src.watching.exposition import serving
 
 SMALL = dataclasses.replace(
     DOCUMENTED_CONFIG, batch_size=10, vocab_size=300, emb_dim=2, deep_layer_dim=(4, 2)

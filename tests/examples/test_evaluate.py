@@ -18,13 +18,13 @@ from examples import evaluate
 from examples.evaluate import EvaluationError, describe, load_scorer, main
 from examples.make_sample import write_sample
 from examples.process_data import Processed, process
-from src import row_file
-from src.checkpoint import CheckpointStore, Unit
-from src.consume import FeatureBuilder
-from src.criteo import CATEGORICAL_COLUMNS, parse_messages
-from src.dictionaries import Dictionaries, load_dictionaries
-from src.position import Position
-from src.wide_and_deep import TrainStepWrap
+from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
+from src.features import row_file
+from src.features.feature_builder import FeatureBuilder
+from src.model.train_step import TrainStepWrap
+from src.rows.criteo import CATEGORICAL_COLUMNS, parse_messages
+from src.stream.position import Position
+from src.trainer.checkpoint import CheckpointStore, Unit
 
 ROWS = 304  # a multiple of 16, see BLOCK_ROWS
 CONFIG = dataclasses.replace(

@@ -22,7 +22,7 @@ from examples.make_sample import (
     parse_args,
     write_sample,
 )
-from src.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, parse_messages
+from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, parse_messages
 
 ROOT = Path(__file__).resolve().parents[2]
 

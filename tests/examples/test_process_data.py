@@ -8,10 +8,10 @@ import pytest
 
 from examples.make_sample import make_rows, write_sample
 from examples.process_data import DataError, main, parse_args, process, read_blocks
-from src.criteo import COLUMNS, FIELD_SIZE
-from src.dictionaries import load_dictionaries, load_pickle
-from src.drift import Profile
-from src.value_counts import MOST_HELD
+from src.dictionaries.dictionaries import load_dictionaries, load_pickle
+from src.dictionaries.value_counts import MOST_HELD
+from src.features.drift import Profile
+from src.rows.criteo import COLUMNS, FIELD_SIZE
 
 ROOT = Path(__file__).resolve().parents[2]
 

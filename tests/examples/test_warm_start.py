@@ -13,12 +13,12 @@ import pytest
 from examples import evaluate, export_vocabulary, warm_start
 from examples.make_sample import write_sample
 from examples.process_data import Processed, process
-from src.checkpoint import Unit, read_unit, read_vocabulary
-from src.criteo import CATEGORICAL_COLUMNS, FIELD_SIZE
-from src.dictionaries import load_dictionaries
-from src.features import BUCKETS
-from src.row_file import parsed_blocks
-from src.vocabulary import GrowthSettings, Vocabulary
+from src.dictionaries.dictionaries import load_dictionaries
+from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
+from src.features.column_functions import BUCKETS
+from src.features.row_file import parsed_blocks
+from src.rows.criteo import CATEGORICAL_COLUMNS, FIELD_SIZE
+from src.trainer.checkpoint import Unit, read_unit, read_vocabulary
 
 ROWS = 330
 BATCH = 50

@@ -11,7 +11,7 @@ import pytest
 from kafka import KafkaAdminClient
 
 from examples.local_services import EngineService, KafkaService, engine_processes
-from src.ports import free_port
+from src.process.ports import free_port
 from tests.integration.crashes import HEADER, OUTCOMES
 from tests.integration.ranks import RANK_HEADER, RANK_OUTCOMES
 

@@ -18,8 +18,8 @@ import pytest
 
 from examples.local_services import EngineService, KafkaService, wait_until
 from examples.quickstart import Script
-from src.arrays import Array
-from src.kafka_source import RowSource
+from src.process.arrays import Array
+from src.stream.kafka_source import RowSource
 from tests.integration.pipeline import (
     BATCH_SIZE,
     LONG,

@@ -21,9 +21,9 @@ from examples.local_services import HOST, wait_until
 from examples.make_sample import write_sample
 from examples.process_data import process
 from examples.quickstart import LAUNCHERS, Script
-from src.criteo import DENSE_SIZE
-from src.ports import free_port
-from src.topic import ensure_topic
+from src.process.ports import free_port
+from src.rows.criteo import DENSE_SIZE
+from src.stream.topic import ensure_topic
 
 BATCH_SIZE = 50
 VOCAB_SIZE = 2000

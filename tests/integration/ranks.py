@@ -16,7 +16,7 @@ import pytest
 
 from examples.local_services import wait_until
 from examples.quickstart import Script
-from src.role import INDEX_VARIABLE
+from src.ranks.placement import INDEX_VARIABLE
 from tests.integration.crashes import (
     Weights,
     await_step,

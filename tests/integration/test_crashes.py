@@ -28,9 +28,9 @@ from examples.local_services import (
     wait_until,
 )
 from examples.quickstart import Script
-from src.dead_letters import read_letters
-from src.kafka_source import RowSource
-from src.position import Commit, Position
+from src.stream.dead_letters import read_letters
+from src.stream.kafka_source import RowSource
+from src.stream.position import Commit, Position
 from tests.integration.crashes import (
     CONSUMER_FLAGS,
     OUTCOMES,

@@ -18,11 +18,14 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 import consumer
 from examples.dead_letters import main
 from examples.local_services import KafkaService
-from src import consumer_service, partition_reader, produce, replay
-from src.arrays import Array
-from src.bad_rows import BadRowGuard
-from src.consume import BadRowKeeper, ConsumerCounts
-from src.dead_letters import (
+from src.consumer import service as consumer_service
+from src.consumer.consume import BadRowKeeper, ConsumerCounts
+from src.process.arrays import Array
+from src.process.ports import free_port
+from src.process.stop import StopFlag
+from src.stream import partition_reader, produce, replay
+from src.stream.bad_rows import BadRowGuard
+from src.stream.dead_letters import (
     DeadLetter,
     DeadLetterWriter,
     Message,
@@ -30,13 +33,11 @@ from src.dead_letters import (
     deliver,
     read_letters,
 )
-from src.kafka_source import SourceError
-from src.ports import free_port
-from src.position import Position
-from src.produce import ProduceError, ProduceOptions, next_row, produce_file
-from src.replay import Correction
-from src.stop import StopFlag
-from src.topic import ensure_topic
+from src.stream.kafka_source import SourceError
+from src.stream.position import Position
+from src.stream.produce import ProduceError, ProduceOptions, next_row, produce_file
+from src.stream.replay import Correction
+from src.stream.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 from tests.integration.pipeline import DictionaryFiles, sample_files
 

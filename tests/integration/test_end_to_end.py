@@ -13,7 +13,7 @@ from mindspore import load_checkpoint
 
 from examples.local_services import EngineService, KafkaService, wait_until
 from examples.quickstart import Script
-from src.dead_letters import read_letters
+from src.stream.dead_letters import read_letters
 from tests.integration.crashes import equal_bit_for_bit
 from tests.integration.pipeline import (
     BATCH_SIZE,

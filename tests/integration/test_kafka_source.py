@@ -11,10 +11,10 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from examples.local_services import KafkaService
-from src.kafka_source import RowSource, SourceError
-from src.ports import free_port
-from src.position import Commit, Position
-from src.topic import ensure_topic
+from src.process.ports import free_port
+from src.stream.kafka_source import RowSource, SourceError
+from src.stream.position import Commit, Position
+from src.stream.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 
 PATIENCE = 60.0

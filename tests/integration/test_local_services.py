@@ -25,7 +25,7 @@ from examples.local_services import (
     engine_processes,
     wait_until,
 )
-from src.ports import free_port, listening_ports
+from src.process.ports import free_port, listening_ports
 from tests.integration.conftest import TopicFactory
 
 

@@ -17,9 +17,9 @@ from kafka import KafkaConsumer, TopicPartition
 
 from examples.local_services import KafkaService, wait_until
 from examples.quickstart import Script
-from src.criteo import COLUMNS
-from src.ports import free_port
-from src.topic import ensure_topic
+from src.process.ports import free_port
+from src.rows.criteo import COLUMNS
+from src.stream.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 from tests.integration.pipeline import assert_ends, assert_nothing_left, assert_stops, sample_files
 

@@ -23,7 +23,7 @@ from examples.quickstart import (
     remove_earlier_demos,
     split_rows,
 )
-from src.ports import free_port, listening_ports
+from src.process.ports import free_port, listening_ports
 from tests.integration.pipeline import BATCH_SIZE, LONG, LOSS_LINE, SMALL_MODEL
 
 SUMMARY = re.compile(

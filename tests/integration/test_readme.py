@@ -45,7 +45,7 @@ from examples.local_services import (
 )
 from examples.make_sample import write_sample
 from src.config import read_defaults
-from src.ports import free_port
+from src.process.ports import free_port
 from tests.integration.pipeline import LONG, LOSS_LINE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from examples.local_services import EngineService, KafkaService
 from examples.quickstart import Script
-from src.kafka_source import RowSource
+from src.stream.kafka_source import RowSource
 from tests.integration.crashes import step_reached
 from tests.integration.pipeline import DictionaryFiles, Pipeline, assert_ends, sample_files
 

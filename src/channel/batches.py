@@ -1,0 +1,106 @@
+"""Cuts batches out of windows and says of each which rows of the stream it covers.
+
+What does not depend on the number of rows is paid once for several small batches: their rows become
+columns in one copy, a batch is slices of them, and what the batches cover is found for all of them
+together. Whole windows are not copied at once: ten thousand rows fit no cache, and the memory for
+their columns comes fresh from the system each time, which costs three times as much a row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.process.arrays import Array
+from src.stream.position import Position, RowRange, advance_over, ranges_of_batches
+
+Columns = Mapping[str, Array]
+"""Rows by field: some fields of ``window.window_dtype``, each an array of its own."""
+
+MOST_ROWS = 1_000
+"""How many rows are copied at once, or one batch where that has more."""
+
+# The same in all of a window, or of use only to whoever looks for gaps.
+_FIELDS_OF_NO_BATCH = ("session", "dictionaries", "dense_transform", "start")
+
+
+@dataclass(frozen=True, eq=False)
+class CutBatch:
+    """A batch's rows and where they come from.
+
+    Attributes:
+        columns: Its rows; views of columns that other batches are cut from as well.
+        position: The position behind it.
+        ranges: The rows in it, by partition, over all shards.
+        newest_timestamp: When the newest of their messages was sent, ms since 1970.
+    """
+
+    columns: Columns
+    position: Position
+    ranges: list[RowRange]
+    newest_timestamp: int
+
+
+class BatchCutter:
+    """Holds rows until there is a batch of them.
+
+    Args:
+        batch_size: Rows a batch.
+        position: The position before the first row.
+
+    Attributes:
+        rows: How many it holds.
+    """
+
+    def __init__(self, batch_size: int, position: Position) -> None:
+        self.batch_size = batch_size
+        self.rows = 0
+        self._position = position
+        self._waiting: deque[Array] = deque()
+
+    def add(self, rows: Array) -> None:
+        """Takes rows of a window, a structured array[rows]; they follow those taken before."""
+        self._waiting.append(rows)
+        self.rows += len(rows)
+
+    def cut(self) -> list[CutBatch]:
+        """The next whole batches of the rows held, in stream order; none where there is none."""
+        count = min(self.rows // self.batch_size, max(1, MOST_ROWS // self.batch_size))
+        return self._batches(_columns(self._take(count * self.batch_size)), count) if count else []
+
+    def _take(self, rows: int) -> list[Array]:
+        """The oldest rows held, a slice of each window that they come from."""
+        self.rows -= rows
+        taken = []
+        while rows:
+            window = self._waiting.popleft()
+            if len(window) > rows:
+                self._waiting.appendleft(window[rows:])
+            taken.append(window[:rows])
+            rows -= len(taken[-1])
+        return taken
+
+    def _batches(self, columns: Columns, count: int) -> list[CutBatch]:
+        size = self.batch_size
+        partition = columns["partition"].reshape(count, -1)
+        covered = ranges_of_batches(partition, columns["offset"].reshape(count, -1))
+        last_partitions = partition[:, -1].tolist()
+        newest = columns["timestamp"].reshape(count, size).max(axis=1).tolist()
+        batches = []
+        for number, ranges in enumerate(covered):
+            self._position = advance_over(self._position, ranges, last_partitions[number])
+            rows = slice(number * size, (number + 1) * size)
+            part = {name: column[rows] for name, column in columns.items()}
+            batches.append(CutBatch(part, self._position, ranges, newest[number]))
+        return batches
+
+
+def _columns(parts: Sequence[Array]) -> Columns:
+    """Rows of several windows, copied; a ``value`` gets as wide as the widest needs."""
+    names = parts[0].dtype.names
+    assert names is not None, "a window is a structured array"
+    kept = [name for name in names if name not in _FIELDS_OF_NO_BATCH]
+    return {name: np.concatenate([part[name] for part in parts]) for name in kept}

@@ -1,0 +1,205 @@
+"""The Wide & Deep model and its two losses, for MindSpore in graph mode.
+
+Wide & Deep scores a click row twice and adds the two scores up. The wide part is a linear model
+over the row's ids: it remembers. The deep part is a small neural net over the embeddings of these
+ids: it generalises. Shapes here and in the files beside this one use
+
+    b = batch_size (100)      f = field_size (39)      v = vocab_size (200,000)
+    e = emb_dim (80)          n = b * f, the ids of a batch, duplicates included
+
+Parameters keep the names given here in every checkpoint, whichever cell wraps the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isqrt, prod
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+from src.model.model_config import ACTIVATIONS, ModelConfig, computes_in_float16
+
+# ---------------------------------------------------------------------------------------------
+# Forward pass
+
+
+def _initial(name: str, shape: Sequence[int]) -> Tensor:
+    """An initial float32 value; the fan-based initializers know no fan of a vector: zeros there."""
+    fan_based = name.startswith(("xavier", "he_"))
+    return initializer("zeros" if fan_based and len(shape) < 2 else name, shape, ms.float32)
+
+
+class DeepLayer(nn.Cell):  # type: ignore[misc]
+    """One dense layer: [b, in] float32 → [b, out] float32, with dropout on its input."""
+
+    def __init__(self, in_dim: int, out_dim: int, config: ModelConfig, is_output: bool) -> None:
+        super().__init__()
+        init = config.weight_bias_init
+        self.weight = Parameter(_initial(init, (out_dim, in_dim)), name="weight")
+        self.bias = Parameter(_initial(init, (out_dim,)), name="bias")
+        self.matmul = ops.MatMul(transpose_b=True)
+        self.is_output = is_output  # the logit must be free to take any value: no activation
+        self.activation = ACTIVATIONS[config.deep_layer_act]()
+        self.drops = config.dropout_flag and config.keep_prob < 1
+        self.dropout = nn.Dropout(p=1 - config.keep_prob)  # active after set_train(True) only
+        self.float16 = computes_in_float16(config)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Inputs [b, in] → outputs [b, out]."""
+        if self.drops:
+            x = self.dropout(x)
+        if self.float16:  # only the product: sums and losses need float32's range
+            x = ops.cast(
+                self.matmul(x.astype(ms.float16), self.weight.astype(ms.float16)), ms.float32
+            )
+        else:
+            x = self.matmul(x, self.weight)
+        # Not BiasAdd: MindSpore 2.0.0 fuses it with the product on the CPU, and leaves the bias out
+        # for the last (b · out) mod 16 results at some sizes, four rows of each batch of 100.
+        x = x + self.bias
+        return x if self.is_output else self.activation(x)
+
+
+class WideDeepModel(nn.Cell):  # type: ignore[misc]
+    """logit = Σ_f wide_weight[id] · weight + wide_bias + MLP(embedding_table[id] · weight)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        v, e = config.vocab_size, config.emb_dim
+        self.wide_weight = Parameter(_initial(config.wide_init, (v, 1)), name="wide_weight")
+        self.wide_bias = Parameter(_initial(config.wide_init, (1,)), name="wide_bias")
+        self.embedding_table = Parameter(_initial(config.emb_init, (v, e)), name="embedding_table")
+        widths = (config.field_size * e, *config.deep_layer_dim, 1)
+        self.deep = nn.CellList(
+            [
+                DeepLayer(n_in, n_out, config, is_output=layer == len(widths) - 2)
+                for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:]))
+            ]
+        )
+        self.gather = ops.Gather()
+        self.deep_input_shape = (-1, widths[0])
+
+    def construct(self, id: Tensor, weight: Tensor) -> Tensor:  # noqa: A002
+        """Score rows.
+
+        Args:
+            id: int32 [b, f], row numbers of the vocabulary.
+            weight: float32 [b, f], 1 for a categorical field, the scaled value for a dense one.
+
+        Returns:
+            The logit, float32 [b, 1].
+        """
+        wide_rows, deep_rows = self.rows(id)
+        return self.logit(wide_rows, deep_rows, weight)
+
+    def rows(self, id: Tensor) -> tuple[Tensor, Tensor]:  # noqa: A002
+        """The vocabulary's entries for a batch: wide [b, f, 1] and deep [b, f, e]."""
+        return self.gather(self.wide_weight, id, 0), self.gather(self.embedding_table, id, 0)
+
+    def logit(self, wide_rows: Tensor, deep_rows: Tensor, weight: Tensor) -> Tensor:
+        """Score rows whose vocabulary entries are at hand; [b, 1].
+
+        It stands apart from `rows` so that a gradient can stop at the n entries of the batch: the
+        gradient of a whole table would be v rows of mostly zeros.
+        """
+        weight = weight.expand_dims(2)  # [b, f, 1]
+        wide = (wide_rows * weight).sum(1) + self.wide_bias  # [b, 1]
+        deep = (deep_rows * weight).reshape(self.deep_input_shape)  # [b, f * e]
+        for layer in self.deep:
+            deep = layer(deep)
+        return wide + deep
+
+
+# ---------------------------------------------------------------------------------------------
+# Losses
+
+
+class HalfSquaredNorm(nn.Cell):  # type: ignore[misc]
+    """Σ x² / 2 of a large tensor, in one reading of it.
+
+    `ReduceSum(Square(x))` writes a second table first (64 MB at the defaults, 80–110 ms), and
+    `L2Loss` adds 16 million numbers up in a single float32 (on CPU 3 % off). A batch of inner
+    products does neither: x is cut into blocks, as many blocks as a block has elements or so.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        blocks = isqrt(prod(shape))
+        while prod(shape) % blocks:
+            blocks -= 1
+        self.blocked_shape = (blocks, 1, prod(shape) // blocks)
+        self.inner_product = ops.BatchMatMul(transpose_b=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """One tensor of the shape given → []."""
+        x = x.reshape(self.blocked_shape)
+        return self.inner_product(x, x).sum() * 0.5
+
+
+class NetWithLossClass(nn.Cell):  # type: ignore[misc]
+    """The two losses: wide_loss = mean cross-entropy, deep_loss = wide_loss + l2_coef · Σ table²/2.
+
+    With `sparse` there is no L2 term, for it would move every row: deep_loss = wide_loss.
+    """
+
+    def __init__(self, network: WideDeepModel, config: ModelConfig) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.l2_coef = 0.0 if config.sparse else float(config.l2_coef)
+        self.half_squared_norm = HalfSquaredNorm(network.embedding_table.shape)
+        self.cross_entropy = ops.SigmoidCrossEntropyWithLogits()
+
+    def construct(
+        self,
+        id: Tensor,  # noqa: A002
+        weight: Tensor,
+        label: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score rows against their labels.
+
+        Args:
+            id: int32 [b, f], row numbers of the vocabulary.
+            weight: float32 [b, f].
+            label: float32 [b, 1], 1 for a click.
+
+        Returns:
+            wide_loss [], deep_loss [] and logit [b, 1], all float32.
+        """
+        wide_rows, deep_rows = self.network.rows(id)
+        wide_loss, logit = self.wide_loss(wide_rows, deep_rows, weight, label)
+        return wide_loss, self.deep_loss(wide_loss), logit
+
+    def wide_loss(
+        self, wide_rows: Tensor, deep_rows: Tensor, weight: Tensor, label: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(wide_loss [], logit [b, 1]): everything that backpropagation has to go through."""
+        logit = self.network.logit(wide_rows, deep_rows, weight)
+        return self.cross_entropy(logit, label).mean(), logit
+
+    def deep_loss(self, wide_loss: Tensor) -> Tensor:
+        """wide_loss with the embedding table's L2 term on top; []."""
+        if self.l2_coef == 0.0:
+            return wide_loss
+        return wide_loss + self.l2_coef * self.half_squared_norm(self.network.embedding_table)
+
+
+class PredictWithSigmoid(nn.Cell):  # type: ignore[misc]
+    """The evaluation network."""
+
+    def __init__(self, network: WideDeepModel) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.sigmoid = ops.Sigmoid()
+
+    def construct(
+        self,
+        id: Tensor,  # noqa: A002
+        weight: Tensor,
+        label: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(logit, probability of a click, label), each float32 [b, 1]; inputs as for the losses."""
+        logit = self.network(id, weight)
+        return logit, self.sigmoid(logit), label

@@ -1,0 +1,412 @@
+"""The dead-letter topic ``<topic>.dead``: the rows that can't become features, kept as they came.
+
+A letter's key is the row's origin, ``topic:partition:offset``, its value the raw bytes, and its
+headers say ``column``, ``reason`` and ``time``. Markers under the same key, without a value, tell
+that the row is being replayed (``replaying``) or has been (``replayed``); see ``replay.py``.
+
+Guarantee: ``DeadLetterWriter.write`` returns after the broker has acknowledged every letter on all
+in-sync replicas. A consumer that starts again may write a letter again, so whoever reads the topic
+takes one letter for each key, as ``read_letters`` does. An offset names a row only for as long as
+the topic lives: whoever deletes a topic to make it anew deletes its dead letters too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Callable, Optional
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import (
+    AuthorizationError,
+    InvalidTopicError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
+
+from src.stream.kafka_source import SourceError
+from src.stream.partition_reader import open_reader, records_between
+from src.stream.topic import TopicError, ensure_topic
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".dead"
+COLUMN, REASON, TIME = "column", "reason", "time"
+REPLAYING, REPLAYED = "replaying", "replayed"
+
+MAX_LETTER_BYTES = 16 << 20
+TOPIC_CONFIGS = {
+    "max.message.bytes": str(MAX_LETTER_BYTES),
+    # Letter and markers share a key, which compaction would take for one row's old values.
+    "cleanup.policy": "delete",
+}
+MAX_UNACKNOWLEDGED_BYTES = 32 << 20
+CONNECT_SECONDS = 3.0
+REQUEST_SECONDS = 10.0
+RETRY_SECONDS = 0.5
+WAIT_SECONDS = 0.005
+REPORT_SECONDS = 5.0
+CLOSE_SECONDS = 0.5
+
+HOPELESS = (
+    AuthorizationError,
+    InvalidTopicError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
+
+
+class WritingStopped(Exception):  # noqa: N818 - a stop that was asked for is no error
+    """A stop was asked for before every letter was acknowledged."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that is no row.
+
+    Attributes:
+        topic: The topic it came from.
+        partition: Its partition there.
+        offset: Its offset there.
+        value: The message's value as it came; None for a tombstone.
+        column: The column at fault, or "row" where the line as a whole is.
+        reason: What is wrong, on one line.
+        time: When it was found, in UTC.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    value: Optional[bytes]
+    column: str
+    reason: str
+    time: datetime
+
+    @property
+    def origin(self) -> str:
+        """``topic:partition:offset``; no topic's name holds a colon."""
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+    def to_message(self) -> Message:
+        """The letter as a message of the dead-letter topic."""
+        headers = {COLUMN: self.column, REASON: self.reason, TIME: time_text(self.time)}
+        return Message(dead_topic(self.topic), self.origin.encode(), self.value, headers)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message to be sent; without a partition the key chooses it."""
+
+    topic: str
+    key: bytes
+    value: Optional[bytes]
+    headers: Mapping[str, str]
+    partition: Optional[int] = None
+
+    def send(self, producer: KafkaProducer) -> Any:
+        """Hands the message over and returns the future of its acknowledgement."""
+        headers = [
+            (name, text.encode(errors="backslashreplace")) for name, text in self.headers.items()
+        ]
+        return producer.send(
+            self.topic, self.value, self.key, headers=headers, partition=self.partition
+        )
+
+
+def dead_topic(topic: str) -> str:
+    """Where the bad rows of a topic go."""
+    return topic + SUFFIX
+
+
+def time_text(moment: datetime) -> str:
+    """A time as it stands in headers: ISO 8601, milliseconds, in UTC."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def now_text() -> str:
+    """The time now, as it stands in headers."""
+    return time_text(datetime.now(timezone.utc))
+
+
+class DeadLetterWriter:
+    """Writes letters to the topic's dead-letter topic, which the first one creates.
+
+    Args:
+        bootstrap_servers: host:port,...
+        topic: The topic the letters come from.
+        reconnect_seconds: How long a broker that went away is waited for.
+        stopped: Asked while waiting; True gives up at once.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        reconnect_seconds: float = 60,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._servers = bootstrap_servers
+        self._topic = dead_topic(topic)
+        self._reconnect_seconds = reconnect_seconds
+        self._stopped = stopped
+        self._producer: Optional[KafkaProducer] = None
+
+    def write(self, letters: Sequence[DeadLetter]) -> None:
+        """Writes letters and waits until every one is acknowledged.
+
+        Raises:
+            SourceError: The broker stayed away for longer than reconnect_seconds, or refuses.
+            WritingStopped: A stop was asked for; some of the letters may not be written.
+        """
+        if not letters:
+            return
+        messages = [letter.to_message() for letter in letters]
+        give_up_at = time.monotonic() + self._reconnect_seconds
+        while True:
+            try:
+                self._write_once(messages, give_up_at)
+                return
+            except (KafkaError, TopicError) as error:
+                # A producer that has failed once may have lost its place; a new one may double
+                # letters that were acknowledged, which is harmless.
+                self.close()
+                if _is_final(error) or time.monotonic() >= give_up_at:
+                    raise SourceError(
+                        f"{len(letters)} bad rows can't be written to {self._topic} "
+                        f"at {self._servers}: {error}"
+                    ) from None
+                logger.warning("writing to %s failed, trying again: %s", self._topic, error)
+            self._sleep(RETRY_SECONDS, give_up_at)
+
+    def close(self) -> None:
+        """Leaves the broker."""
+        if self._producer is not None:
+            close_producer(self._producer)
+            self._producer = None
+
+    def _write_once(self, messages: Sequence[Message], give_up_at: float) -> None:
+        if self._producer is None:
+            ensure_topic(self._servers, self._topic, 1, -1, CONNECT_SECONDS, TOPIC_CONFIGS)
+            self._producer = open_producer(
+                self._servers, max(self._reconnect_seconds, REQUEST_SECONDS), 2 * MAX_LETTER_BYTES
+            )
+        report_at = time.monotonic() + REPORT_SECONDS
+
+        def wait() -> None:
+            nonlocal report_at
+            self._sleep(WAIT_SECONDS, give_up_at)
+            if time.monotonic() >= give_up_at:
+                raise KafkaTimeoutError("no acknowledgement")
+            if time.monotonic() >= report_at:
+                report_at += REPORT_SECONDS
+                logger.warning("waiting until %s is acknowledged", self._topic)
+
+        for error in deliver(self._producer, messages, wait):
+            if error is not None:
+                raise error
+
+    def _sleep(self, seconds: float, give_up_at: float) -> None:
+        until = min(time.monotonic() + seconds, give_up_at)
+        while True:
+            if self._stopped():
+                raise WritingStopped(f"stopped before all bad rows were in {self._topic}")
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 0.1))
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether waiting can't help."""
+    if isinstance(error, TopicError):
+        return not error.retriable
+    return isinstance(error, HOPELESS)
+
+
+def open_producer(bootstrap_servers: str, delivery_seconds: float, max_bytes: int) -> KafkaProducer:
+    """An idempotent producer that waits for all in-sync replicas.
+
+    Args:
+        bootstrap_servers: host:port,...
+        delivery_seconds: When a message that is not acknowledged is given up.
+        max_bytes: A larger message is refused, before it is sent.
+
+    Raises:
+        KafkaError: No broker answers.
+        ValueError: The address is none.
+    """
+    return KafkaProducer(
+        bootstrap_servers=bootstrap_servers.split(","),
+        acks="all",
+        enable_idempotence=True,
+        delivery_timeout_ms=int(delivery_seconds * 1000) + 1,
+        request_timeout_ms=int(REQUEST_SECONDS * 1000),
+        max_block_ms=int(CONNECT_SECONDS * 1000),
+        max_request_size=max_bytes,
+        bootstrap_timeout_ms=int(CONNECT_SECONDS * 1000),
+        reconnect_backoff_max_ms=1_000,
+        allow_auto_create_topics=False,
+        metrics_enabled=False,
+    )
+
+
+def close_producer(producer: KafkaProducer) -> None:
+    """Ends a producer; what it still had to send is given up."""
+    try:
+        producer.close(timeout=CLOSE_SECONDS)
+    except KafkaError:
+        # kafka-python's close (3.0.12) raises where messages are still under way, and leaves its
+        # thread to go on sending them.
+        producer._sender.force_close()
+        producer._sender.join(CLOSE_SECONDS)
+        producer.close(timeout=CLOSE_SECONDS)
+
+
+def deliver(
+    producer: KafkaProducer, messages: Sequence[Message], wait: Callable[[], None]
+) -> list[Optional[KafkaError]]:
+    """Sends messages and waits for the broker's answers.
+
+    Args:
+        producer: Sends them, in this order.
+        messages: The messages.
+        wait: Called again and again while an answer is missing: sleeps a moment, and raises to
+            give up.
+
+    Returns:
+        What went wrong with each message, None where it was acknowledged.
+    """
+    outcomes: list[Optional[KafkaError]] = []
+    sent: list[Any] = []
+    unacknowledged_bytes = 0
+    for message in messages:
+        try:
+            sent.append(message.send(producer))
+        except KafkaError as error:
+            sent.append(error)
+        unacknowledged_bytes += len(message.value or b"")
+        if unacknowledged_bytes >= MAX_UNACKNOWLEDGED_BYTES:
+            outcomes += [_outcome(answer, wait) for answer in sent]
+            sent, unacknowledged_bytes = [], 0
+    return outcomes + [_outcome(answer, wait) for answer in sent]
+
+
+def _outcome(answer: Any, wait: Callable[[], None]) -> Optional[KafkaError]:
+    if isinstance(answer, KafkaError):
+        return answer
+    while not answer.is_done:
+        wait()
+    return answer.exception if answer.failed() else None
+
+
+@dataclass
+class LetterBook:
+    """What a dead-letter topic holds.
+
+    Attributes:
+        topic: Whose letters they are.
+        outstanding: Origin → the letter, for those that were not replayed.
+        replaying: Origin → the end of its partition when its replay began, for those whose
+            replay has not been seen to end.
+        replayed: Origins of the letters that were replayed.
+    """
+
+    topic: str
+    outstanding: dict[str, DeadLetter] = field(default_factory=dict)
+    replaying: dict[str, int] = field(default_factory=dict)
+    replayed: set[str] = field(default_factory=set)
+
+    def add(self, record: Any) -> bool:
+        """Takes in one message; False if it is neither letter nor marker of the topic."""
+        origin = (record.key or b"").decode(errors="replace")
+        headers = {name: value.decode(errors="replace") for name, value in record.headers or ()}
+        try:
+            topic, partition, offset = origin.split(":")
+            place = (int(partition), int(offset))
+            if topic != self.topic:
+                return False
+            if REPLAYED in headers:
+                self._close(origin)
+            elif REPLAYING in headers:
+                self._begin(origin, int(headers[REPLAYING]))
+            else:
+                moment = datetime.fromisoformat(headers[TIME])
+                text = (headers[COLUMN], headers[REASON])
+                self._open(DeadLetter(topic, *place, record.value, *text, moment))
+        except (KeyError, ValueError):
+            return False
+        return True
+
+    def in_order(self) -> list[DeadLetter]:
+        """The outstanding letters by partition and offset."""
+        letters = self.outstanding.values()
+        return sorted(letters, key=lambda letter: (letter.partition, letter.offset))
+
+    def _close(self, origin: str) -> None:
+        self.replayed.add(origin)
+        self.outstanding.pop(origin, None)
+        self.replaying.pop(origin, None)
+
+    def _begin(self, origin: str, end: int) -> None:
+        # The last attempt began after the row had been looked for up to its end.
+        if origin not in self.replayed:
+            self.replaying[origin] = max(end, self.replaying.get(origin, 0))
+
+    def _open(self, letter: DeadLetter) -> None:
+        if letter.origin not in self.replayed:
+            self.outstanding.setdefault(letter.origin, letter)
+
+
+def read_letters(bootstrap_servers: str, topic: str) -> list[DeadLetter]:
+    """The letters of a topic that were not replayed, each once, by partition and offset.
+
+    Raises:
+        SourceError: No broker answers, or there is no such topic.
+    """
+    with looking(bootstrap_servers, topic) as reader:
+        return read_book(reader, topic).in_order()
+
+
+def read_book(reader: KafkaConsumer, topic: str) -> LetterBook:
+    """Reads a topic's dead-letter topic from begin to end; where there is none, nothing is in it.
+
+    Raises:
+        KafkaError: The broker doesn't answer.
+    """
+    book, foreign = LetterBook(topic), 0
+    for number in sorted(reader.partitions_for_topic(dead_topic(topic)) or ()):
+        handle = TopicPartition(dead_topic(topic), number)
+        begin = reader.beginning_offsets([handle])[handle]
+        end = reader.end_offsets([handle])[handle]
+        for record in records_between(reader, handle, begin, end):
+            foreign += not book.add(record)
+    if foreign:
+        logger.warning("%s: %d messages are no letters of %s", dead_topic(topic), foreign, topic)
+    return book
+
+
+@contextmanager
+def looking(bootstrap_servers: str, topic: str) -> Iterator[KafkaConsumer]:
+    """A consumer without a group to look at a topic and its letters; Kafka's errors on one line.
+
+    Raises:
+        SourceError: No broker answers, or there is no such topic.
+    """
+    try:
+        reader = open_reader(bootstrap_servers)
+    except (KafkaError, ValueError) as error:
+        raise SourceError(f"no broker answers at {bootstrap_servers}: {error}") from None
+    try:
+        if not reader.partitions_for_topic(topic):
+            raise SourceError(f"there is no topic {topic} at {bootstrap_servers}")
+        yield reader
+    except KafkaError as error:
+        raise SourceError(f"{dead_topic(topic)} at {bootstrap_servers}: {error}") from None
+    finally:
+        reader.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))

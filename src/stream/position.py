@@ -1,0 +1,242 @@
+"""Where in the stream we are: which rows have been taken, and which comes next.
+
+A position says for each partition the next offset to take, and which partition the last row came
+from. The merge of the partitions is a function of just that (see ``src/channel/window.py``). So the
+same position and the same topic give the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+
+from src.process.arrays import Array
+
+
+class GapError(RuntimeError):
+    """Rows between the position and the rows that arrived are missing."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the stream.
+
+    Attributes:
+        offsets: Partition → the next offset to take.
+        last_partition: The partition of the last row taken, -1 before the first.
+    """
+
+    offsets: Mapping[int, int]
+    last_partition: int = -1
+
+    def __str__(self) -> str:
+        return ", ".join(f"{part}:{offset}" for part, offset in sorted(self.offsets.items()))
+
+    def to_json(self) -> str:
+        """The position as one line of JSON."""
+        offsets = {str(part): offset for part, offset in sorted(self.offsets.items())}
+        return json.dumps({"offsets": offsets, "last_partition": self.last_partition})
+
+    @staticmethod
+    def from_json(text: str) -> Position:
+        """Reads what ``to_json`` wrote."""
+        fields = json.loads(text)
+        offsets = {int(part): int(offset) for part, offset in fields["offsets"].items()}
+        return Position(offsets, int(fields["last_partition"]))
+
+
+@dataclass(frozen=True)
+class PartitionLag:
+    """How far behind reading is in a partition: rows, and the age of the oldest in seconds."""
+
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Consecutive rows of one partition: its first and last offset and how many rows."""
+
+    partition: int
+    first_offset: int
+    last_offset: int
+    rows: int
+
+
+class PositionTracker:
+    """Lets each row of the stream through exactly once, in order.
+
+    Every row says its partition, its offset, and from which offset on it covers the partition
+    (``start``: less than the offset where rows before it could not be used). A row below the
+    position has been taken before and is skipped; a row whose start is above it leaves a gap.
+    """
+
+    def __init__(self, position: Position) -> None:
+        self._offsets = dict(position.offsets)
+        self._last_partition = position.last_partition
+        self.skipped_rows = 0
+
+    @property
+    def position(self) -> Position:
+        """The position after all rows let through so far."""
+        return Position(dict(self._offsets), self._last_partition)
+
+    def admit(self, partition: Array, start: Array, offset: Array) -> Array:
+        """Which stripes are new, and moves the position behind them.
+
+        Args:
+            partition: int32[stripes, shards], the partition of each row of each stripe.
+            start: int64[stripes, shards].
+            offset: int64[stripes, shards].
+
+        Returns:
+            bool[stripes]: True where a stripe is to be taken.
+
+        Raises:
+            GapError: Rows are missing or out of order, or only a part of a stripe is new. The
+                position stays where it was.
+        """
+        is_new = np.zeros(partition.size, dtype=bool)
+        first, last = start.ravel(), offset.ravel()
+        offsets = dict(self._offsets)
+        for number, here in _rows_by_partition(partition.ravel()):
+            is_new[here] = new = self._new_rows(number, first[here], last[here])
+            if new.any():
+                offsets[number] = int(last[here][new][-1]) + 1
+        if is_new.size and is_new.all():
+            self._offsets, self._last_partition = offsets, int(partition[-1, -1])
+            return np.ones(len(partition), dtype=bool)
+        new_rows = is_new.reshape(partition.shape)
+        new_stripes: Array = new_rows.all(axis=1)
+        partial = new_rows.any(axis=1) & ~new_stripes
+        if partial.any():
+            place = int(np.flatnonzero(partial)[0])
+            raise GapError(
+                "only a part of a stripe of rows is new, the shards no longer step together: "
+                f"partitions {partition[place].tolist()}, offsets {offset[place].tolist()}"
+            )
+        self._offsets = offsets
+        self.skipped_rows += int(np.count_nonzero(~new_rows))
+        if new_stripes.any():
+            self._last_partition = int(partition[new_stripes][-1, -1])
+        return new_stripes
+
+    def _new_rows(self, number: int, start: Array, offset: Array) -> Array:
+        """Which rows of one partition are new; checks that they follow without a gap."""
+        expected = self._offsets.get(number, 0)
+        if start[0] <= expected <= offset[0] and _follow_one_another(start, offset):
+            return np.ones(len(offset), dtype=bool)  # as nearly all windows are
+        new: Array = offset >= expected
+        if not new.any():
+            return new
+        start, offset = start[new], offset[new]
+        if (offset[1:] <= offset[:-1]).any():
+            raise GapError(f"partition {number}: offsets are out of order: {offset.tolist()}")
+        follows = np.concatenate(([expected], offset[:-1] + 1))
+        gaps = np.flatnonzero(start > follows)
+        if gaps.size:
+            place = int(gaps[0])
+            raise GapError(
+                f"partition {number}: rows are missing from offset {int(follows[place])} "
+                f"to {int(start[place]) - 1}"
+            )
+        return new
+
+
+def _follow_one_another(start: Array, offset: Array) -> bool:
+    """Whether each row begins where the one before it ends."""
+    return bool((start[1:] == offset[:-1] + 1).all() and (start <= offset).all())
+
+
+def advance(position: Position, partition: Array, offset: Array) -> Position:
+    """The position behind some rows, given in stream order.
+
+    Args:
+        position: The position before them.
+        partition: int32[rows].
+        offset: int64[rows].
+    """
+    if not partition.size:
+        return position
+    return advance_over(position, row_ranges(partition, offset), int(partition[-1]))
+
+
+def advance_over(position: Position, ranges: Iterable[RowRange], last_partition: int) -> Position:
+    """The position behind rows that cover these ranges, the last of them of that partition."""
+    offsets = dict(position.offsets)
+    for covered in ranges:
+        offsets[covered.partition] = covered.last_offset + 1
+    return Position(offsets, last_partition)
+
+
+def row_ranges(partition: Array, offset: Array) -> list[RowRange]:
+    """What some rows cover, one range for each partition among them."""
+    return ranges_of_batches(partition[None], offset[None])[0]
+
+
+def ranges_of_batches(partition: Array, offset: Array) -> list[list[RowRange]]:
+    """What each of some batches covers, one range for each partition in it.
+
+    Args:
+        partition: int32[batches, rows], in stream order.
+        offset: int64[batches, rows].
+    """
+    rows = partition.shape[1]
+    if partition.size and (partition == partition[0, 0]).all():
+        # One partition alone is a common case, and costs little.
+        ends = zip(offset[:, 0].tolist(), offset[:, -1].tolist())
+        return [[RowRange(int(partition[0, 0]), *covered, rows)] for covered in ends]
+    found: list[list[RowRange]] = [[] for _ in partition]
+    ends_of_batches = rows * np.arange(len(partition) + 1)
+    for number, here in _rows_by_partition(partition.ravel()):
+        places = np.flatnonzero(here)  # a mask: there are several partitions
+        bounds = np.searchsorted(places, ends_of_batches)
+        counts = np.diff(bounds)
+        batches = np.flatnonzero(counts)
+        offsets = offset.ravel()[places]
+        first, last = offsets[bounds[batches]], offsets[bounds[batches + 1] - 1]
+        numbers = (batches.tolist(), first.tolist(), last.tolist(), counts[batches].tolist())
+        for batch, *covered in zip(*numbers):
+            found[batch].append(RowRange(number, *covered))
+    return found
+
+
+def _rows_by_partition(partition: Array) -> Iterator[tuple[int, Any]]:
+    """Each partition among some rows, and an index of its rows."""
+    numbers = np.flatnonzero(np.bincount(partition)).tolist()
+    for number in numbers:
+        # One partition alone is a common case, and a mask costs.
+        yield number, np.s_[:] if len(numbers) == 1 else partition == number
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What the group has committed: a position and the session of the trainer that did.
+
+    The session is 0 where only a consumer has committed, at the very start of a stream. ``ranks``
+    is how many ranks the trainer has, 0 where that is not said.
+    """
+
+    position: Position
+    session: int
+    ranks: int = 0
+
+    def metadata(self) -> str:
+        """What travels beside the offsets in Kafka's commit."""
+        fields = {"session": self.session, "last_partition": self.position.last_partition}
+        return json.dumps({**fields, "ranks": self.ranks} if self.ranks else fields)
+
+    @staticmethod
+    def from_offsets(offsets: Mapping[int, int], metadata: Optional[str]) -> Commit:
+        """Reads offsets and metadata; a foreign commit without ours counts as session 0."""
+        try:
+            fields = json.loads(metadata or "{}")
+            session, last = int(fields.get("session", 0)), int(fields.get("last_partition", -1))
+            ranks = int(fields.get("ranks", 0))
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+            session, last, ranks = 0, -1, 0
+        return Commit(Position(offsets, last), session, ranks)

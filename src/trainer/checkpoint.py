@@ -1,0 +1,446 @@
+"""Checkpoints: weights, optimizer state, step and position as one unit.
+
+A unit is two files: MindSpore's own ``<prefix>-1_<step>.ckpt``, which ``mindspore.load_checkpoint``
+reads alone, and a manifest of the same name ending in ``.json`` with step, position, topic, what
+the weights fit to, and the checksum of the first file. Each is written aside, fsynced and renamed,
+the manifest last: its rename is the moment at which the unit exists. A unit whose files are torn or
+damaged is named in the log and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from crc32c import crc32c
+
+from src.process.files import atomic_write_bytes, fsync_directory
+from src.stream.position import Position
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+VOCABULARY = "vocabulary"
+"""The entry of a .ckpt file, uint8, that holds the grown vocabulary; it is no parameter."""
+CHUNK_BYTES = 1 << 24
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint can't be written, read, or does not fit; one line says why."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A durable checkpoint.
+
+    Attributes:
+        step: Steps trained.
+        position: The position behind them.
+        topic: The topic the position speaks of.
+        dictionaries: Fingerprint of the dictionaries that made the ids.
+        model: What the weights' shapes follow from.
+        path: The .ckpt file.
+        extra: What else goes on with the weights, as JSON knows it; empty in older units.
+    """
+
+    step: int
+    position: Position
+    topic: str
+    dictionaries: int
+    model: Mapping[str, Any]
+    path: Path
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest beside the .ckpt file."""
+        return self.path.with_suffix(".json")
+
+
+class CheckpointStore:
+    """The checkpoints in one folder.
+
+    Args:
+        directory: The folder; made where it is missing.
+        prefix: How the names begin.
+        keep_max: How many units are kept.
+    """
+
+    def __init__(self, directory: Path, prefix: str, keep_max: int) -> None:
+        self._directory = directory
+        self._prefix = prefix
+        self._keep_max = keep_max
+        self._lock: int | None = None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{directory}: {error.strerror}") from None
+
+    def lock(self) -> None:
+        """Keeps others from locking the folder until ``unlock``, or until this process ends.
+
+        Raises:
+            CheckpointError: Another process has it: two trainers would overwrite each other.
+        """
+        path = self._directory / ".lock"
+        try:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"another trainer is using {self._directory}; --ckpt_path names another folder"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"can't lock {path}: {error.strerror}") from None
+
+    def unlock(self) -> None:
+        """Lets others lock the folder again."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def save(
+        self,
+        network: ms.nn.Cell,
+        step: int,
+        position: Position,
+        topic: str,
+        dictionaries: int,
+        model: Mapping[str, Any],
+        extra: Mapping[str, Any] | None = None,
+        vocabulary: bytes = b"",
+    ) -> Unit:
+        """Writes a unit, durable on return, and removes the oldest beyond ``keep_max``.
+
+        A unit of a later step can only be a damaged one that training has gone back behind; it is
+        removed too.
+
+        Args:
+            network: All its parameters are saved, the optimizers' state with them.
+            step: Steps trained.
+            position: The position behind them.
+            topic: The topic the position speaks of.
+            dictionaries: Fingerprint of the dictionaries that made the ids.
+            model: What the weights' shapes follow from, as JSON knows it.
+            extra: What else goes on with the weights, as JSON knows it; kept in the manifest.
+            vocabulary: What ``Growth.dump`` gives, for ``read_vocabulary``.
+
+        Raises:
+            CheckpointError: It could not be written; the other units are untouched.
+        """
+        path = self._directory / f"{self._prefix}-1_{step}.ckpt"
+        fields = (_as_json(model), path, _as_json(extra or {}))
+        unit = Unit(step, position, topic, dictionaries, *fields)
+        try:
+            self._write(network, unit, vocabulary)
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            raise CheckpointError(f"can't write checkpoint {path}: {reason}") from None
+        self._remove_others(unit)
+        return unit
+
+    def newest(self) -> Unit | None:
+        """The newest valid unit, or None where there is none at all.
+
+        What a write that was cut off has left is removed.
+
+        Raises:
+            CheckpointError: There are units, but none of them is valid.
+        """
+        newest = newest_unit(self._directory, self._prefix)
+        self._remove_leftovers(newest)
+        if newest is None and (found := self._manifests()):
+            raise CheckpointError(
+                f"none of the {len(found)} checkpoints in {self._directory} is valid; "
+                "--fresh sets them aside"
+            )
+        return newest
+
+    def restore(self, unit: Unit, network: ms.nn.Cell) -> None:
+        """Loads every parameter of a unit into the network, or none.
+
+        Raises:
+            CheckpointError: The file can't be read, or names, shapes or types differ.
+        """
+        saved = _load(unit)
+        saved.pop(VOCABULARY, None)
+        wanted = {parameter.name: parameter for parameter in network.get_parameters()}
+        for side, names in (
+            ("checkpoint", wanted.keys() - saved),
+            ("network", saved.keys() - wanted),
+        ):
+            if names:
+                raise CheckpointError(f"{unit.path}: the {side} lacks {', '.join(sorted(names))}")
+        for name, parameter in wanted.items():
+            if _kind(saved[name]) != _kind(parameter):
+                raise CheckpointError(
+                    f"{unit.path}: {name} is {_kind(saved[name])} in the checkpoint, "
+                    f"{_kind(parameter)} in the network"
+                )
+        for name, parameter in wanted.items():
+            parameter.set_data(saved[name].data)
+
+    def check(self, unit: Unit, topic: str, dictionaries: int, model: Mapping[str, Any]) -> None:
+        """Refuses a unit of another topic, dictionary or model shape.
+
+        Raises:
+            CheckpointError: Names what differs, with both values.
+        """
+        pairs: dict[str, tuple[Any, Any]] = {
+            "topic": (unit.topic, topic),
+            "dictionaries": (f"{unit.dictionaries:016x}", f"{dictionaries:016x}"),
+        }
+        model = _as_json(model)
+        for key in sorted({*unit.model, *model}):
+            pairs[key] = (unit.model.get(key), model.get(key))
+        for key, (saved, wanted) in pairs.items():
+            if saved != wanted:
+                raise CheckpointError(
+                    f"{unit.path} is of another {key}: {saved} in the checkpoint, {wanted} here; "
+                    "--fresh sets it aside"
+                )
+
+    def set_aside(self) -> None:
+        """Moves all units into a folder of their own, for a fresh start.
+
+        Raises:
+            CheckpointError: They can't be moved.
+        """
+        manifests = self._manifests()
+        if not manifests:
+            return
+        try:
+            target = self._make_folder(time.strftime("before-%Y%m%dT%H%M%SZ", time.gmtime()))
+            for manifest in manifests:
+                for path in (manifest, manifest.with_suffix(".ckpt")):
+                    if path.exists():
+                        os.replace(path, target / path.name)
+            fsync_directory(target)
+            fsync_directory(self._directory)
+        except OSError as error:
+            raise CheckpointError(f"can't set checkpoints aside: {error}") from None
+        logger.info("%d checkpoints set aside in %s", len(manifests), target)
+
+    def _make_folder(self, name: str) -> Path:
+        """A new folder of that name, or of that name and a number: nothing is overwritten."""
+        number = 1
+        while True:
+            target = self._directory / (name if number == 1 else f"{name}-{number}")
+            try:
+                target.mkdir()
+                return target
+            except FileExistsError:
+                number += 1
+
+    def _write(self, network: ms.nn.Cell, unit: Unit, vocabulary: bytes) -> None:
+        """Makes a unit durable, or leaves nothing of it."""
+        # save_checkpoint appends .ckpt to any other name, and leaves the file read-only.
+        aside = unit.path.with_name(f".{unit.path.name}.writing.ckpt")
+        renamed = False
+        try:
+            ms.save_checkpoint(_entries(network, vocabulary), str(aside))
+            _fsync_file(aside)
+            manifest = _manifest(unit, aside)
+            os.replace(aside, unit.path)
+            renamed = True
+            fsync_directory(self._directory)
+            atomic_write_bytes(unit.manifest_path, manifest)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            if renamed:
+                _remove_unit(unit.manifest_path)
+            raise
+
+    def _manifests(self) -> list[Path]:
+        return _manifests(self._directory, self._prefix)
+
+    def _remove_others(self, written: Unit) -> None:
+        """Removes what is beyond ``keep_max``, and what is later than the unit just written."""
+        manifests = self._manifests()
+        here = manifests.index(written.manifest_path)
+        for manifest in manifests[:here]:
+            logger.warning("removing %s: training went back behind it", manifest)
+        for manifest in manifests[:here] + manifests[here + self._keep_max :]:
+            try:
+                _remove_unit(manifest)
+            except OSError as error:
+                logger.warning("can't remove checkpoint %s: %s", manifest, error.strerror)
+
+    def _remove_leftovers(self, newest: Unit | None) -> None:
+        for path in self._leftovers(newest):
+            logger.info("removing %s, left by a write that was cut off", path)
+            try:
+                path.unlink()
+            except OSError as error:
+                logger.warning("can't remove %s: %s", path, error.strerror)
+
+    def _leftovers(self, newest: Unit | None) -> Iterator[Path]:
+        names = glob.escape(self._prefix) + "-1_*"
+        yield from self._directory.glob(f".{names}.writing.ckpt")
+        yield from self._directory.glob(f".{names}.tmp")
+        for path in self._directory.glob(f"{names}.ckpt"):
+            step = _step_of(path, self._prefix)
+            if step is None or path.with_suffix(".json").exists():
+                continue
+            if newest is not None and step < newest.step:
+                yield path
+            else:
+                # It may be a file of the user's own, so it stays until a unit overtakes it.
+                logger.warning("ignoring %s: it has no manifest beside it", path)
+
+
+def newest_unit(directory: Path, prefix: str) -> Unit | None:
+    """The newest valid unit in a folder, None where there is none; nothing is changed."""
+    for manifest in _manifests(directory, prefix):
+        try:
+            return _read_unit(manifest)
+        except CheckpointError as error:
+            logger.warning("%s: using the checkpoint before it", error)
+    return None
+
+
+def read_unit(path: Path) -> Unit:
+    """The unit of a .ckpt file with a manifest beside it; nothing is changed.
+
+    Raises:
+        CheckpointError: It is torn, damaged or of another format.
+    """
+    return _read_unit(path.with_suffix(".json"))
+
+
+def read_vocabulary(unit: Unit) -> bytes | None:
+    """The grown vocabulary in a unit; None where it has none.
+
+    Raises:
+        CheckpointError: The file can't be read.
+    """
+    entry = _load(unit).get(VOCABULARY)
+    return None if entry is None else entry.asnumpy().tobytes()
+
+
+def _load(unit: Unit) -> dict[str, ms.Parameter]:
+    try:
+        saved: dict[str, ms.Parameter] = ms.load_checkpoint(str(unit.path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{unit.path}: {' '.join(str(error).split())[:200]}") from None
+    return saved
+
+
+def _entries(network: ms.nn.Cell, vocabulary: bytes) -> Any:
+    """What ``save_checkpoint`` is to write."""
+    if not vocabulary:
+        return network
+    entries = [{"name": entry.name, "data": entry} for entry in network.get_parameters()]
+    data = ms.Tensor(np.frombuffer(vocabulary, dtype=np.uint8))
+    return [*entries, {"name": VOCABULARY, "data": data}]
+
+
+def _remove_unit(manifest: Path) -> None:
+    # The manifest goes first, so that no manifest is ever without its weights.
+    manifest.unlink(missing_ok=True)
+    manifest.with_suffix(".ckpt").unlink(missing_ok=True)
+
+
+def _as_json(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping as it will be read back: tuples become lists."""
+    fields: dict[str, Any] = json.loads(json.dumps(dict(model)))
+    return fields
+
+
+def _kind(parameter: ms.Parameter) -> str:
+    return f"{parameter.dtype}{tuple(parameter.shape)}"
+
+
+def _manifests(directory: Path, prefix: str) -> list[Path]:
+    """The manifests in a folder, newest step first."""
+    steps = {path: _step_of(path, prefix) for path in directory.glob("*.json")}
+    known = [path for path, step in steps.items() if step is not None]
+    return sorted(known, key=lambda path: steps[path] or 0, reverse=True)
+
+
+def _step_of(path: Path, prefix: str) -> int | None:
+    begin = f"{prefix}-1_"
+    number = path.stem[len(begin) :]
+    return int(number) if path.stem.startswith(begin) and number.isdecimal() else None
+
+
+def _manifest(unit: Unit, written: Path) -> bytes:
+    fields = {
+        "format": FORMAT,
+        "step": unit.step,
+        "position": json.loads(unit.position.to_json()),
+        "topic": unit.topic,
+        "dictionaries": f"{unit.dictionaries:016x}",
+        "model": unit.model,
+        "extra": unit.extra,
+        "checkpoint": unit.path.name,
+        "bytes": written.stat().st_size,
+        "crc32c": f"{_checksum(written):08x}",
+    }
+    return json.dumps({**fields, "manifest_crc32c": _fields_checksum(fields)}, indent=2).encode()
+
+
+def _fields_checksum(fields: Mapping[str, Any]) -> str:
+    return f"{crc32c(json.dumps(fields, sort_keys=True).encode()):08x}"
+
+
+def _read_unit(manifest: Path) -> Unit:
+    """Reads and verifies a unit.
+
+    Raises:
+        CheckpointError: It is torn, damaged or of another format.
+    """
+    try:
+        fields = json.loads(manifest.read_bytes())
+        if fields.pop("manifest_crc32c") != _fields_checksum(fields):
+            raise CheckpointError(f"{manifest} is damaged: its checksum differs")
+        if fields["format"] != FORMAT:
+            raise CheckpointError(f"{manifest} has format {fields['format']}, expected {FORMAT}")
+        path = manifest.with_suffix(".ckpt")
+        if path.name != fields["checkpoint"]:
+            raise CheckpointError(f"{manifest} is the manifest of {fields['checkpoint']}")
+        size = path.stat().st_size
+        if size != fields["bytes"]:
+            raise CheckpointError(f"{path} has {size} bytes, expected {fields['bytes']}")
+        checksum = f"{_checksum(path):08x}"
+        if checksum != fields["crc32c"]:
+            raise CheckpointError(f"{path} has checksum {checksum}, expected {fields['crc32c']}")
+        return Unit(
+            int(fields["step"]),
+            Position.from_json(json.dumps(fields["position"])),
+            str(fields["topic"]),
+            int(fields["dictionaries"], 16),
+            fields["model"],
+            path,
+            fields.get("extra", {}),
+        )
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: {error.strerror}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{manifest} is damaged: {error}") from None
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            value = crc32c(chunk, value)
+    return value
+
+
+def _fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,72 @@
+"""The trainer's session, by which the consumer knows for whom it reads, and from where.
+
+A commit whose session is new to the consumer makes it go back to the committed position. That is
+how a trainer that has (re)started gets the rows behind its checkpoint, and how a running one gets
+rows again that were lost between the two: a queue's answer can die with the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+
+from src.stream.kafka_source import RowSource
+from src.stream.position import Commit, Position
+
+logger = logging.getLogger(__name__)
+
+
+class TrainerSession:
+    """Commits positions under the session's number.
+
+    ``commit`` runs in the training thread and ``read_again`` in that of the pipeline: a commit
+    of an old session behind that of a new one would send the consumer back to the old one.
+
+    Args:
+        source: For the training thread.
+        open_source: Opens another one, for the pipeline's thread.
+        position: Where the trainer starts; it is committed at once.
+        ranks: How many ranks the trainer has.
+
+    Raises:
+        SourceError: The broker stayed away.
+    """
+
+    def __init__(
+        self,
+        source: RowSource,
+        open_source: Callable[[], RowSource],
+        position: Position,
+        ranks: int = 1,
+    ) -> None:
+        self._source = source
+        self._open_source = open_source
+        self.position = self._durable = position
+        self._ranks = ranks
+        self._lock = threading.Lock()
+        self.number = _new_number()
+        source.commit(Commit(position, self.number, ranks))
+
+    def commit(self, position: Position) -> None:
+        """Commits what a durable checkpoint has come to; a later commit makes up for a lost one."""
+        with self._lock:
+            self._durable = position
+            self._source.try_commit(Commit(position, self.number, self._ranks))
+
+    def read_again(self) -> int:
+        """Has the consumer read again from the newest durable position, and says the new session.
+
+        Raises:
+            SourceError: The broker stayed away.
+        """
+        with self._lock, self._open_source() as source:
+            number = _new_number()
+            source.commit(Commit(self._durable, number, self._ranks))
+            self.number = number
+            return number
+
+
+def _new_number() -> int:
+    return secrets.randbits(62) + 1

@@ -1,0 +1,177 @@
+"""Numbers for Prometheus, of the consumer and of the trainer; off unless a port is given.
+
+Names follow Prometheus' conventions: base units, ``_total`` for what only grows. Nothing is worked
+out for a scrape: it shows what was set last.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Optional
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from src.rows.criteo import CATEGORICAL_COLUMNS
+from src.stream.position import PartitionLag
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 10)
+
+
+class ExpositionError(RuntimeError):
+    """The port can't be served; one line says why."""
+
+
+@contextmanager
+def serving(registry: CollectorRegistry, port: int, host: str) -> Iterator[None]:
+    """Serves a registry's numbers over HTTP while the block runs; port 0 serves nothing.
+
+    Raises:
+        ExpositionError: The port is taken or the host is none of this machine's.
+    """
+    if not port:
+        yield
+        return
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except (OSError, OverflowError) as error:
+        raise ExpositionError(f"can't serve metrics at {host}:{port}: {error}") from None
+    logger.info("metrics at http://%s:%d/metrics", host, port)
+    try:
+        yield
+    finally:
+        _stop(server, thread)
+
+
+def _stop(server: Any, thread: threading.Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class TrainerNumbers:
+    """What a trainer shows.
+
+    Args:
+        registry: Where its numbers are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"online_train_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"online_train_{name}", text, registry=registry)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"online_train_{name}", text, registry=registry, buckets=_BUCKETS)
+
+        self._rows = counter("rows", "Rows trained by this process")
+        self._batches = counter("batches", "Batches trained by this process")
+        self._step_time = histogram("step_duration_seconds", "Time of a step without waiting")
+        self._wait_time = histogram("batch_wait_seconds", "Time that a batch was waited for")
+        self._step = gauge("step", "Steps since the very first start")
+        self._loss = gauge("loss", "Mean loss since the report before", "kind")
+        self._auc = gauge("auc", "Area under the ROC curve of scores before training", "scope")
+        self._log_loss = gauge("log_loss", "Mean cross-entropy in nats before training", "scope")
+        self._calibration = gauge("calibration_ratio", "Predicted clicks over clicks", "scope")
+        self._oov = gauge("oov_ratio", "Share of rows out of vocabulary", "column")
+        self._lag_rows = gauge("lag_rows", "Rows not yet trained on", "partition")
+        self._lag_seconds = gauge("lag_seconds", "Age of the newest row trained on")
+        self._saved_at = gauge("checkpoint_timestamp_seconds", "When the last one was written")
+        self._saved_offset = gauge("checkpoint_offset", "Next offset to train", "partition")
+
+    def on_step(self, rows: int, step_seconds: float, wait_seconds: float) -> None:
+        """Counts a step."""
+        self._rows.inc(rows)
+        self._batches.inc()
+        self._step_time.observe(step_seconds)
+        self._wait_time.observe(wait_seconds)
+
+    def on_report(self, report: Any) -> None:
+        """Shows a ``reporting.Report``; what it does not know stays away."""
+        self._step.set(report.step)
+        self._loss.labels("wide").set(report.wide_loss)
+        self._loss.labels("deep").set(report.deep_loss)
+        for scope in ("life", "window", "since_start"):
+            scores = getattr(report, scope)
+            _set(self._auc.labels(scope), scores.auc)
+            _set(self._log_loss.labels(scope), scores.log_loss)
+            _set(self._calibration.labels(scope), scores.calibration)
+        for column, rate in zip(CATEGORICAL_COLUMNS, report.oov_rate_by_column):
+            self._oov.labels(column).set(rate)
+        self._lag_seconds.set(report.lag_seconds)
+        for partition, rows in (report.lag_rows_by_partition or {}).items():
+            self._lag_rows.labels(str(partition)).set(rows)
+
+    def on_saved(self, offsets: Mapping[int, int]) -> None:
+        """Shows the position of a checkpoint that is durable by now."""
+        self._saved_at.set(time.time())
+        for partition, offset in offsets.items():
+            self._saved_offset.labels(str(partition)).set(offset)
+
+
+def _set(gauge: Gauge, value: Optional[float]) -> None:
+    gauge.set(float("nan") if value is None else value)
+
+
+class ConsumerNumbers:
+    """What a consumer shows, looked at once a second from its own loop.
+
+    Args:
+        registry: Where its numbers are registered.
+        counts: Gives windows, rows and bad_rows, as ``consume.ConsumerCounts``.
+        lag: Gives the lag by partition.
+        depth: Gives the windows that wait in each shard's queue; None where that is not known.
+        clock: A monotonic clock, seconds.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        counts: Any,
+        lag: Callable[[], Mapping[int, PartitionLag]],
+        depth: Callable[[], Optional[list[int]]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._counts, self._lag, self._depth, self._clock = counts, lag, depth, clock
+        self._totals = {
+            name: Counter(f"online_consumer_{name}", text, registry=registry)
+            for name, text in (
+                ("windows", "Windows sent"),
+                ("rows", "Rows sent"),
+                ("bad_rows", "Messages left out because they are no rows"),
+            )
+        }
+        self._seen = dict.fromkeys(self._totals, 0)
+        self._lag_rows, self._lag_seconds, self._queued = (
+            Gauge(f"online_consumer_{name}", text, (label,), registry=registry)
+            for name, text, label in (
+                ("lag_rows", "Rows not yet sent", "partition"),
+                ("lag_seconds", "Age of the oldest row waiting here", "partition"),
+                ("channel_windows", "Windows waiting in the channel", "shard"),
+            )
+        )
+        self._looked_at = clock() - LOOK_SECONDS
+
+    def look(self) -> None:
+        """Shows how things are, at most once a second."""
+        now = self._clock()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        for name, total in self._totals.items():
+            count = getattr(self._counts, name)
+            total.inc(count - self._seen[name])
+            self._seen[name] = count
+        for partition, lag in self._lag().items():
+            self._lag_rows.labels(str(partition)).set(lag.rows)
+            self._lag_seconds.labels(str(partition)).set(lag.seconds)
+        for shard, windows in enumerate(self._depth() or []):
+            self._queued.labels(str(shard)).set(windows)

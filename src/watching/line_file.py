@@ -1,0 +1,86 @@
+"""Text files that grow by whole lines and are bounded: the loss file and the audit trail."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 64 << 20
+
+
+class OutputError(RuntimeError):
+    """A file can't be written; one line says why."""
+
+
+class LineFile:
+    """A text file to which lines are appended, each there for others as soon as it is written.
+
+    When it has reached ``max_bytes`` it becomes ``<path>.1``, in place of an earlier one, and a new
+    file is begun: a service that runs for months fills no disk.
+
+    Args:
+        path: The file; "" for none.
+        max_bytes: How long it may get.
+
+    Raises:
+        OutputError: It can't be opened.
+    """
+
+    def __init__(self, path: str, max_bytes: int = MAX_BYTES) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        try:
+            self._file = open(path, "ab") if path else None  # noqa: SIM115
+            self._bytes = os.fstat(self._file.fileno()).st_size if self._file else 0
+        except OSError as error:
+            raise OutputError(f"can't open {path}: {error.strerror}") from None
+
+    def append(self, *lines: str) -> None:
+        """Writes lines, to nowhere where the path is empty.
+
+        Raises:
+            OutputError: They can't be written.
+        """
+        if self._file is None:
+            return
+        try:
+            # One write for all: a kill leaves all of the lines or none.
+            data = "".join(line + "\n" for line in lines).encode()
+            self._file.write(data)
+            self._file.flush()
+            self._bytes += len(data)
+            if self._bytes >= self._max_bytes and os.path.isfile(self._path):
+                self.close()  # durable too: a later ``sync`` reaches the new file only
+                os.replace(self._path, rotated(self._path))
+                self._file = open(self._path, "ab")  # noqa: SIM115
+                self._bytes = 0
+        except OSError as error:
+            raise OutputError(f"can't write {self._path}: {error.strerror}") from None
+
+    def sync(self) -> None:
+        """Waits until the disk has what was written; does nothing once the file is closed.
+
+        Raises:
+            OutputError: It can't be written.
+        """
+        try:
+            if self._file is not None and not self._file.closed:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(f"can't write {self._path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Makes the file durable and closes it; what could not be written was reported before."""
+        if self._file is not None:
+            with contextlib.suppress(OutputError):  # a pipe, say
+                self.sync()
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+
+def rotated(path: str) -> str:
+    """Where the lines before the ones in ``path`` are."""
+    return path + ".1"

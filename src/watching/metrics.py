@@ -1,0 +1,335 @@
+"""Progressive validation: how good the scores were that were given before the rows were trained on.
+
+Every batch is scored by a model that has not seen it, so these numbers need no held-out rows. They
+are kept over three scopes: the whole life of the model, the newest rows (a sliding window), and
+the rows since this process started.
+
+AUC comes from counts of clicks and non-clicks in fixed bins of the logit: what two processes have
+counted can be added up, which sorted scores can't. The bins lie evenly on the scale
+sign(x) · log(1 + |x| / 0.001), so that they are narrow where CTR models put their scores: a model
+that has just started gives all rows almost the same logit near 0, and later ones crowd around the
+logit of the click rate.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Optional
+
+import numpy as np
+
+from src.process.arrays import Array
+
+DEFAULT_WINDOW_ROWS = 100_000
+BINS = 1 << 18
+MAX_LOGIT = 32.0
+"""Beyond it all scores count as tied; e^-32 is a probability that no click rate comes near."""
+
+COUNTED_TOGETHER = 2000
+"""Rows that wait to be counted at most: after a step all that counting needs has left the caches,
+and fetching it once for many batches costs little more than for one."""
+
+_FINEST = 1e-3  # the scale is linear in the logit below it and logarithmic above it
+_BINS_PER_UNIT = BINS / 2 / math.log1p(MAX_LOGIT / _FINEST)
+# The largest float64 below 1, and what is as near to 0: their logits are finite.
+_LEAST_PROBABILITY = 2.0**-53
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good the scores of some rows were.
+
+    Attributes:
+        rows: How many rows.
+        clicks: How many of them were clicks.
+        auc: Probability that a click scored above a non-click, a tie counting half; None unless
+            there were both.
+        log_loss: Mean cross-entropy in nats; None without rows.
+        normalised_entropy: log_loss over that of the rows' own click rate; None unless there were
+            clicks and non-clicks.
+        calibration: Predicted clicks over clicks; None without clicks.
+    """
+
+    rows: int
+    clicks: int
+    auc: Optional[float]
+    log_loss: Optional[float]
+    normalised_entropy: Optional[float]
+    calibration: Optional[float]
+
+    def to_json(self) -> dict[str, Optional[float]]:
+        """The scores as JSON knows them."""
+        return asdict(self)
+
+
+class Totals:
+    """What scores are made of; totals of several processes add up.
+
+    Attributes:
+        counts: int64[2, BINS], rows by label and bin of their logit.
+        sums: float64[2], log loss and predicted clicks.
+    """
+
+    def __init__(self, counts: Optional[Array] = None, sums: Optional[Array] = None) -> None:
+        self.counts = np.zeros((2, BINS), dtype=np.int64) if counts is None else counts
+        self.sums = np.zeros(2, dtype=np.float64) if sums is None else sums
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(self.counts + other.counts, self.sums + other.sums)
+
+    def add(self, batches: _Batches) -> None:
+        """Counts some batches."""
+        np.add.at(self.counts.reshape(-1), batches.place, 1)
+        for sums in batches.sums:  # in this order, so that they are equal whatever waited together
+            self.sums += sums
+
+    def scores(self) -> Scores:
+        """What the rows counted so far come to."""
+        non_clicks, clicks = (int(number) for number in self.counts.sum(axis=1))
+        rows = clicks + non_clicks
+        log_loss = float(self.sums[0]) / rows if rows else None
+        entropy = _entropy(clicks, rows)
+        return Scores(
+            rows,
+            clicks,
+            _auc(self.counts, clicks, non_clicks),
+            log_loss,
+            log_loss / entropy if log_loss is not None and entropy else None,
+            float(self.sums[1]) / clicks if clicks else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Some batches, ready to be counted.
+
+    Attributes:
+        place: int64[rows], places in ``Totals.counts`` laid flat.
+        sums: float64[batches, 2], log loss and predicted clicks of each.
+    """
+
+    place: Array
+    sums: Array
+
+    @staticmethod
+    def of(logit: Array, is_click: Array, first_rows: Sequence[int] = (0,)) -> _Batches:
+        """Counts rows, given as float32[rows], bool[rows] and the first row of each batch."""
+        x = logit.astype(np.float64)
+        size = np.abs(x)
+        odds = np.exp(-size)  # of the less likely outcome: never overflows
+        loss = np.log1p(odds) + size * ((x > 0) != is_click)
+        probability = np.where(x > 0, 1.0, odds) / (1.0 + odds)
+        by_row = np.stack((loss, probability))
+        sums = np.add.reduceat(by_row, first_rows, axis=1) if x.size else np.zeros((2, 0))
+        return _Batches(bin_of(x) + BINS * is_click, sums.T)
+
+
+class ProgressiveMetrics:
+    """Scores of the rows seen so far, over the whole life, the newest rows and since the start.
+
+    The newest rows are kept as they are, 5 bytes each: they leave the window one by one, and its
+    scores are worked out anew each time, so no error adds up however long the stream is.
+
+    Args:
+        window_rows: How many rows the sliding window holds.
+    """
+
+    def __init__(self, window_rows: int = DEFAULT_WINDOW_ROWS) -> None:
+        if window_rows < 1:
+            raise ValueError(f"window_rows is {window_rows}, but must be at least 1")
+        self._life = Totals()
+        self._since_start = Totals()
+        self._logits = np.zeros(window_rows, dtype=np.float32)  # a ring
+        self._labels = np.zeros(window_rows, dtype=bool)
+        self._held = 0
+        self._next = 0
+        self._waiting: list[tuple[Array, Array]] = []
+        self._rows_waiting = 0
+
+    def add(self, logit: Array, label: Array) -> None:
+        """Counts a batch.
+
+        Args:
+            logit: float32[batch] or [batch, 1], as of before the rows were trained on; for
+                probabilities see ``logit_of``.
+            label: As many, 1 for a click and 0 for none.
+
+        Raises:
+            ValueError: The sizes differ, a logit is not finite or a label is neither 0 nor 1;
+                nothing is counted.
+        """
+        scored, is_click = _checked(logit, label)
+        if not scored.size:
+            return
+        self._waiting.append((scored.copy(), is_click))  # the caller may use its array again
+        self._rows_waiting += scored.size
+        if self._rows_waiting >= COUNTED_TOGETHER:
+            self._count_waiting()
+
+    def life(self) -> Totals:
+        """Totals of all rows since the model's first step."""
+        self._count_waiting()
+        return self._life
+
+    def since_start(self) -> Totals:
+        """Totals of the rows that this object has counted itself."""
+        self._count_waiting()
+        return self._since_start
+
+    def window(self) -> Totals:
+        """Totals of the newest rows."""
+        self._count_waiting()
+        newest = _Batches.of(*self._newest())
+        counts = np.bincount(newest.place, minlength=2 * BINS).reshape(2, BINS)
+        return Totals(counts, newest.sums.sum(axis=0))
+
+    def state(self) -> dict[str, Array]:
+        """What ``from_state`` needs to go on exactly; the rows since the start are no part of it.
+
+        Returns:
+            ``bins`` int64[1], the number of bins; ``place`` int64[n] and ``count`` int64[n], the
+            bins of the whole life that are not empty; ``sums`` float64[2]; ``logit``
+            float32[held] and ``label`` bool[held], the newest rows, oldest first.
+        """
+        self._count_waiting()
+        logit, is_click = self._newest()
+        place = np.flatnonzero(self._life.counts)
+        return {
+            "bins": np.array([BINS]),
+            "place": place,
+            "count": self._life.counts.reshape(-1)[place],
+            "sums": self._life.sums.copy(),
+            "logit": logit,
+            "label": is_click,
+        }
+
+    @staticmethod
+    def from_state(
+        state: Mapping[str, Array], window_rows: int = DEFAULT_WINDOW_ROWS
+    ) -> ProgressiveMetrics:
+        """Goes on where ``state`` was taken; a smaller window keeps the newest of the rows.
+
+        Raises:
+            ValueError: It is of another number of bins, or not a state.
+        """
+        metrics = ProgressiveMetrics(window_rows)
+        try:
+            if int(state["bins"][0]) != BINS:
+                raise ValueError(f"the state has {int(state['bins'][0])} bins, expected {BINS}")
+            metrics._life.counts.reshape(-1)[state["place"]] = state["count"]
+            metrics._life.sums[:] = state["sums"]
+            metrics._keep(state["logit"], state["label"])
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"not a state of the metrics: {error}") from None
+        return metrics
+
+    def _count_waiting(self) -> None:
+        """Counts the batches that wait."""
+        if not self._waiting:
+            return
+        logit, is_click = (np.concatenate(parts) for parts in zip(*self._waiting))
+        sizes = [len(part) for part, _ in self._waiting]
+        self._waiting, self._rows_waiting = [], 0
+        batches = _Batches.of(logit, is_click, [0, *itertools.accumulate(sizes[:-1])])
+        self._life.add(batches)
+        self._since_start.add(batches)
+        self._keep(logit, is_click)
+
+    def _keep(self, logit: Array, is_click: Array) -> None:
+        """Puts rows in the place of the oldest ones."""
+        size = len(self._logits)
+        logit, is_click = logit[-size:], is_click[-size:]
+        place = (self._next + np.arange(len(logit))) % size
+        self._logits[place], self._labels[place] = logit, is_click
+        self._next = (self._next + len(logit)) % size
+        self._held = min(self._held + len(logit), size)
+
+    def _newest(self) -> tuple[Array, Array]:
+        """(logit float32[held], is_click bool[held]), oldest first: sums are then always equal."""
+        size = len(self._logits)
+        place = (self._next - self._held + np.arange(self._held)) % size
+        return self._logits[place], self._labels[place]
+
+
+def encode_state(state: Mapping[str, Array]) -> str:
+    """Arrays as text that JSON can hold: base64 of a lightly compressed ``.npz``."""
+    packed = io.BytesIO()
+    np.savez(packed, **dict(state))
+    # Logits hardly get smaller at all, so more than the lightest compression is wasted on them.
+    return base64.b64encode(zlib.compress(packed.getvalue(), 1)).decode()
+
+
+def decode_state(text: str) -> dict[str, Array]:
+    """Reads what ``encode_state`` wrote.
+
+    Raises:
+        ValueError: It did not write this.
+    """
+    try:
+        packed = io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True)))
+        with np.load(packed, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"not a state of the metrics: {error}") from None
+
+
+def bin_of(logit: Array) -> Array:
+    """The bin of each logit, int64[rows] in 0 .. BINS - 1, growing with it."""
+    x = np.asarray(logit, dtype=np.float64)
+    scaled = np.copysign(np.log1p(np.abs(x) / _FINEST), x) * _BINS_PER_UNIT
+    bins: Array = np.clip(np.floor(scaled), -BINS // 2, BINS // 2 - 1).astype(np.int64) + BINS // 2
+    return bins
+
+
+def logit_of(probability: Array) -> Array:
+    """The logit of a probability; 0 and 1 count as the nearest numbers that have one.
+
+    Args:
+        probability: float[rows] in [0, 1].
+
+    Returns:
+        float64[rows].
+    """
+    p = np.asarray(probability, dtype=np.float64)
+    logit: Array = np.log(np.maximum(p, _LEAST_PROBABILITY)) - np.log(
+        np.maximum(1.0 - p, _LEAST_PROBABILITY)
+    )
+    return logit
+
+
+def _checked(logit: Array, label: Array) -> tuple[Array, Array]:
+    """(float32[batch], bool[batch])."""
+    scored = np.asarray(logit, dtype=np.float32).reshape(-1)
+    labels = np.asarray(label).reshape(-1)
+    if scored.size != labels.size:
+        raise ValueError(f"{scored.size} logits for {labels.size} labels")
+    if not np.isfinite(scored).all():
+        raise ValueError("a logit is not finite")
+    is_click = labels == 1
+    if not (is_click | (labels == 0)).all():
+        raise ValueError("a label is neither 0 nor 1")
+    return scored, is_click
+
+
+def _auc(counts: Array, clicks: int, non_clicks: int) -> Optional[float]:
+    """Area under the ROC curve from counts[2, bins] of non-clicks and clicks."""
+    if not clicks or not non_clicks:
+        return None
+    place = np.flatnonzero(counts[1])
+    below = np.cumsum(counts[0])[place] - counts[0][place] / 2
+    return float(below @ counts[1][place].astype(np.float64)) / non_clicks / clicks
+
+
+def _entropy(clicks: int, rows: int) -> Optional[float]:
+    """Entropy of the click rate in nats; None unless there were clicks and non-clicks."""
+    if not 0 < clicks < rows:
+        return None
+    rate = clicks / rows
+    return -rate * math.log(rate) - (1 - rate) * math.log1p(-rate)

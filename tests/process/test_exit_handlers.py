@@ -1,0 +1,42 @@
+"""A process that has ended well ends with the code that it chose, and has said all it had to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from src.process.exit_handlers import keep_modules_until_exit
+
+
+@pytest.mark.parametrize(("name", "gained"), [("pack", 1), ("pack.inner", 1), ("package", 0)])
+def test_only_modules_of_the_package_gain_a_reference(
+    monkeypatch: pytest.MonkeyPatch, name: str, gained: int
+) -> None:
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    before = sys.getrefcount(module)
+    keep_modules_until_exit("pack")
+    assert sys.getrefcount(module) - before == gained
+
+
+def test_leaving_runs_no_exit_handler_and_loses_no_output() -> None:
+    program = """
+import atexit, logging, os
+from src.process.exit_handlers import leave_without_farewell
+atexit.register(os.abort)
+print("a line on stdout")
+logging.basicConfig()
+logging.warning("a line on stderr")
+leave_without_farewell(3)
+"""
+    # Into a pipe stdout is written in blocks, unless told not to: what is not flushed is lost.
+    told = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=told)
+    assert done.returncode == 3
+    assert done.stdout == "a line on stdout\n"
+    assert "a line on stderr" in done.stderr

@@ -1,0 +1,55 @@
+"""What ``rank_program.py`` has ranks train: a tiny model, on their stripes of a seeded stream."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from benchmarks.documented_step import DOCUMENTED_CONFIG, random_batch
+from src.model.model_config import ModelConfig
+from src.model.train_step import TrainStepWrap
+from src.model.wide_and_deep import NetWithLossClass, WideDeepModel
+from src.process.arrays import Array
+from src.ranks.group import Ranks
+from src.ranks.train_step import RankTrainStep
+
+TINY = dataclasses.replace(
+    DOCUMENTED_CONFIG, vocab_size=70_000, emb_dim=4, deep_layer_dim=(16, 8), batch_size=24
+)
+KINDS = ("dense", "sparse")
+
+
+def train_kind(kind: str, steps: int, global_batch: int, ranks: Ranks) -> dict[str, Array]:
+    """The parameters after the last step, and the losses and logits, of one of ``KINDS``."""
+    config = dataclasses.replace(TINY, batch_size=global_batch, sparse=kind == "sparse")
+    return train(config, steps, ranks)
+
+
+def train(config: ModelConfig, steps: int, ranks: Ranks) -> dict[str, Array]:
+    """Trains on rank r's stripe of each batch of the global `config`: rows r, r + N, …"""
+    ms.set_seed(3)
+    own = dataclasses.replace(config, batch_size=config.batch_size // ranks.size)
+    network = NetWithLossClass(WideDeepModel(own), own)
+    alone = ranks.size == 1
+    step = (
+        TrainStepWrap(network, own)
+        if alone
+        else RankTrainStep(network, own, ranks.rank, ranks.size)
+    )
+    step.set_train()
+    ranks.make_equal(step)
+    random = np.random.default_rng(5)
+    losses, logits = [], []
+    for _ in range(steps):
+        batch = [
+            tensor.asnumpy()[ranks.rank :: ranks.size] for tensor in random_batch(config, random)
+        ]
+        wide, deep, logit = step(*(Tensor(np.ascontiguousarray(part)) for part in batch))
+        losses.append([float(wide.asnumpy()), float(deep.asnumpy())])
+        logits.append(logit.asnumpy().reshape(ranks.size, -1).T.ravel())  # in stream order
+    ranks.verify_equal(step)
+    state = {parameter.name: parameter.asnumpy() for parameter in step.get_parameters()}
+    return {**state, "losses": np.array(losses), "logits": np.array(logits)}

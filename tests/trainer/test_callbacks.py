@@ -1,0 +1,306 @@
+"""Callbacks: under the real RecModel.online_train in both modes, and one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Optional
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn, ops
+from mindspore.dataset import GeneratorDataset
+from mindspore_rec import RecModel
+
+from src.dictionaries.growth import Growth
+from src.dictionaries.vocabulary import Change, GrowthSettings
+from src.process.stop import StopFlag
+from src.rows.criteo import CATEGORICAL_SIZE, FIELD_SIZE
+from src.stream.position import Position, RowRange
+from src.trainer.callbacks import (
+    GrowthCallBack,
+    LedgerCallBack,
+    LossCallBack,
+    NonFiniteLoss,
+    StopCallBack,
+    StreamCheckpoint,
+    TrainingProgress,
+    TrainingStopped,
+    loss_line,
+)
+from src.trainer.checkpoint import CheckpointError, CheckpointStore, Unit
+from src.trainer.dataset import BatchRecord
+from src.watching.line_file import OutputError
+
+START = Position({0: 0, 1: 0})
+DOCUMENTED_LINE = re.compile(r"epoch: 1, step: \d+, wide_loss: [\d.e+-]+, deep_loss: [\d.e+-]+")
+
+
+class ListedLedger:
+    """Batches of 4 rows, 3 of partition 0 and 1 of partition 1."""
+
+    def __init__(self, batches: int, first: int = 0) -> None:
+        self._records = deque(self._record(number) for number in range(first, first + batches))
+
+    @staticmethod
+    def _record(number: int) -> BatchRecord:
+        ranges = [RowRange(0, 3 * number, 3 * number + 2, 3), RowRange(1, number, number, 1)]
+        position = Position({0: 3 * number + 3, 1: number + 1}, 1)
+        labels, oov = np.zeros(4, np.float32), np.zeros(4, np.uint32)
+        return BatchRecord(position, ranges, 4, 42, labels, oov, newest_timestamp=0)
+
+    def next_batch(self) -> BatchRecord:
+        return self._records.popleft()
+
+
+class TwoLosses(nn.Cell):  # type: ignore[misc]
+    """Returns what the training step returns: (wide loss, deep loss, logit)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = ms.Parameter(ms.Tensor(np.zeros(1, np.float32)), name="weight")
+        self.mean = ops.ReduceMean()
+
+    def construct(self, features: ms.Tensor) -> Any:
+        mean = self.mean(features)
+        stepped = ops.assign_add(self.weight, ops.ones((1,), ms.float32))
+        return mean, mean + 1.0, stepped
+
+
+def context_of(wide: float, deep: float) -> Any:
+    outputs = tuple(ms.Tensor(np.float32(value)) for value in (wide, deep, 0.0))
+    return SimpleNamespace(original_args=lambda: SimpleNamespace(net_outputs=outputs))
+
+
+def checkpoint_of(
+    progress: TrainingProgress, folder: Path, saved: list[Unit], every_steps: int = 2
+) -> StreamCheckpoint:
+    store = CheckpointStore(folder, "w", 9)
+    return StreamCheckpoint(
+        *(store, TwoLosses(), progress, every_steps, "clicks", {"emb_dim": 1}),
+        on_saving=lambda: None,
+        on_saved=saved.append,
+    )
+
+
+def finish_step(progress: TrainingProgress, *callbacks: ms.Callback) -> None:
+    progress.step += 1
+    progress.steps_done += 1
+    for callback in callbacks:
+        callback.on_train_step_end(None)
+
+
+@pytest.mark.parametrize("sink_mode", [False, True], ids=["feed", "sink"])
+def test_online_train_reports_saves_and_stops_and_goes_on_counting(
+    sink_mode: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    batches = [(np.full((2, 3), number + 0.5, np.float32),) for number in range(20)]
+    saved: list[Unit] = []
+    progress = TrainingProgress(0, START)
+    for first in (0, 5):
+        dataset = GeneratorDataset(
+            batches[first:], ["features"], shuffle=False, python_multiprocessing=False
+        )
+        progress = TrainingProgress(progress.step, progress.position)
+        callbacks = [
+            ms.TimeMonitor(1),
+            LedgerCallBack(progress, ListedLedger(9, first), str(tmp_path / "audit.jsonl")),
+            LossCallBack(progress, str(tmp_path / "loss.log")),
+            checkpoint_of(progress, tmp_path / "ckpt", saved),
+            StopCallBack(progress, StopFlag(), max_steps=5),
+        ]
+        with pytest.raises(TrainingStopped, match="5 steps are done"):
+            RecModel(TwoLosses()).online_train(dataset, callbacks, dataset_sink_mode=sink_mode)
+    lines = (tmp_path / "loss.log").read_text().splitlines()
+    assert lines == [
+        f"epoch: 1, step: {number + 1}, wide_loss: {number}.5, deep_loss: {number + 1}.5"
+        for number in range(10)
+    ]
+    assert [line for line in capsys.readouterr().out.splitlines() if line[:5] == "epoch"] == lines
+    assert [unit.step for unit in saved] == [2, 4, 6, 8, 10]
+    assert saved[-1].position == Position({0: 30, 1: 10}, 1)
+    assert progress.first_losses == (5.5, 6.5)
+    assert progress.last_losses == (9.5, 10.5)
+    audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in audit] == [step for step in range(1, 11) for _ in range(2)]
+
+
+def test_a_step_that_takes_ids_back_leaves_their_rows_reset_and_the_vocabulary_behind_it() -> None:
+    growth = Growth(GrowthSettings(admit_count=1, expire_rows=2), vocab_size=51)
+    changes = [grow_c1(growth, value) for value in (b"a", b"", b"", b"b")]
+    assert changes[3].freed.tolist() == [0]
+    reset: list[list[int]] = []
+    progress = TrainingProgress(0, START)
+    callback = GrowthCallBack(progress, growth, lambda ids: reset.append(ids.tolist()))
+    known = []
+    for change in changes:
+        progress.batch = dataclasses.replace(ListedLedger(1).next_batch(), change=change)
+        callback.on_train_step_end(None)
+        known.append(len(growth))
+    assert known == [1, 1, 1, 0]
+    assert reset == [[50]]
+
+
+def grow_c1(growth: Growth, value: bytes) -> Change:
+    """The change of a batch of one row, of which C1 has an unknown value or nothing has."""
+    oov = np.array([1 if value else 0], dtype=np.uint32)
+    values = np.full((1, CATEGORICAL_SIZE), value, dtype="S8")
+    ids = np.zeros((1, FIELD_SIZE), dtype=np.int32)
+    return growth.grow(ids, oov, values, (50, 51))[2]
+
+
+def test_loss_line_is_the_documented_one() -> None:
+    line = loss_line(7, np.float32(0.20943595), np.float32(0.25780612))
+    assert line == "epoch: 1, step: 7, wide_loss: 0.20943595, deep_loss: 0.25780612"
+
+
+def test_loss_is_printed_and_appended_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "loss.log"
+    path.write_text("what an earlier run wrote\n")
+    progress = TrainingProgress(41, START)
+    callback = LossCallBack(progress, str(path))
+    finish_step(progress)
+    callback.on_train_step_end(context_of(0.7, 0.764))
+    line = "epoch: 1, step: 42, wide_loss: 0.7, deep_loss: 0.764"
+    assert capsys.readouterr().out == line + "\n"
+    assert path.read_text() == f"what an earlier run wrote\n{line}\n"
+    assert DOCUMENTED_LINE.fullmatch(line)
+    callback.close()
+
+
+def test_loss_without_a_file_is_only_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    LossCallBack(TrainingProgress(3, START), "").on_train_step_end(context_of(0.5, 0.75))
+    assert "step: 3, wide_loss: 0.5" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wide", "deep"), [(float("nan"), 1.0), (1.0, float("inf")), (float("-inf"), float("nan"))]
+)
+def test_loss_that_is_not_finite_names_step_and_losses(wide: float, deep: float) -> None:
+    progress = TrainingProgress(12, START)
+    expected = f"step: 12, wide_loss: {wide}, deep_loss: {deep}"
+    with pytest.raises(NonFiniteLoss, match=re.escape(expected)):
+        LossCallBack(progress, "").on_train_step_end(context_of(wide, deep))
+    assert progress.last_losses is None
+
+
+def test_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    progress = TrainingProgress(0, START)
+    path = str(tmp_path / "missing" / "file")
+    with pytest.raises(OutputError, match=f"^can't open {path}: No such file or directory$"):
+        LossCallBack(progress, path)
+    with pytest.raises(OutputError, match="can't open"):
+        LedgerCallBack(progress, ListedLedger(1), path)
+
+
+def test_full_disk_under_a_file_is_one_line() -> None:
+    progress = TrainingProgress(1, START)
+    callback = LedgerCallBack(progress, ListedLedger(1), "/dev/full")
+    with pytest.raises(OutputError, match="^can't write /dev/full: No space left on device$"):
+        callback.on_train_step_end(None)
+    callback.close()
+
+
+def test_ledger_moves_progress_behind_the_batch(tmp_path: Path) -> None:
+    progress = TrainingProgress(10, START)
+    callback = LedgerCallBack(progress, ListedLedger(2), "")
+    callback.on_train_step_end(None)
+    assert (progress.step, progress.steps_done, progress.rows_done) == (11, 1, 4)
+    assert progress.position == Position({0: 3, 1: 1}, 1)
+    callback.on_train_step_end(None)
+    assert (progress.step, progress.steps_done, progress.rows_done) == (12, 2, 8)
+    assert progress.position == Position({0: 6, 1: 2}, 1)
+    assert progress.dictionaries == 42
+
+
+def test_audit_file_tells_each_range_of_each_step_before_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    callback = LedgerCallBack(TrainingProgress(6, START), ListedLedger(1), str(path))
+    callback.on_train_step_end(None)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 7, "partition": 0, "first_offset": 0, "last_offset": 2, "rows": 3},
+        {"step": 7, "partition": 1, "first_offset": 0, "last_offset": 0, "rows": 1},
+    ]
+    callback.close()
+
+
+def test_checkpoints_fall_on_multiples_of_the_global_step(tmp_path: Path) -> None:
+    progress, saved = TrainingProgress(7, START), list[Unit]()
+    callback = checkpoint_of(progress, tmp_path, saved, every_steps=5)
+    for _ in range(9):
+        finish_step(progress, callback)
+    assert [unit.step for unit in saved] == [10, 15]
+
+
+def test_unit_is_announced_before_it_is_written_and_told_when_it_is_durable(
+    tmp_path: Path,
+) -> None:
+    progress, found = TrainingProgress(0, START), list[Optional[Unit]]()
+    store = CheckpointStore(tmp_path, "w", 9)
+
+    def look() -> None:
+        found.append(store.newest())
+
+    callback = StreamCheckpoint(
+        *(store, TwoLosses(), progress, 1, "t", {}), look, lambda unit: look()
+    )
+    finish_step(progress, callback)
+    assert found[0] is None
+    assert found[1] is not None and found[1].step == 1
+
+
+def test_last_save_does_nothing_where_the_step_is_saved(tmp_path: Path) -> None:
+    progress, saved = TrainingProgress(4, START), list[Unit]()
+    callback = checkpoint_of(progress, tmp_path, saved)
+    callback.save_now()
+    assert saved == []
+    finish_step(progress, callback)
+    callback.save_now()
+    callback.save_now()
+    assert [unit.step for unit in saved] == [5]
+
+
+def test_failed_save_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, saved = TrainingProgress(1, START), list[Unit]()
+    callback = checkpoint_of(progress, tmp_path, saved)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("src.trainer.checkpoint.ms.save_checkpoint", fail)
+    with pytest.raises(CheckpointError):
+        finish_step(progress, callback)
+    monkeypatch.undo()
+    assert saved == []
+    callback.save_now()
+    assert [unit.step for unit in saved] == [2]
+
+
+def test_stop_counts_the_steps_of_this_run() -> None:
+    progress = TrainingProgress(1000, START)
+    callback = StopCallBack(progress, StopFlag(), max_steps=2)
+    finish_step(progress, callback)
+    with pytest.raises(TrainingStopped, match="2 steps are done"):
+        finish_step(progress, callback)
+
+
+def test_flag_stops_at_the_end_of_the_step_with_its_reason() -> None:
+    progress, flag = TrainingProgress(0, START), StopFlag()
+    callback = StopCallBack(progress, flag, max_steps=0)
+    for _ in range(100):
+        finish_step(progress, callback)
+    flag.set("SIGTERM")
+    with pytest.raises(TrainingStopped, match="SIGTERM"):
+        finish_step(progress, callback)
