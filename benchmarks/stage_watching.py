@@ -37,8 +37,8 @@ from src.stream.position import Position
 from src.trainer.callbacks import LedgerCallBack, LossCallBack, TrainingProgress
 from src.trainer.dataset import BatchRecord
 from src.trainer.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer
-from src.watching.exposition import TrainerNumbers, serving
 from src.watching.metrics import ProgressiveMetrics
+from src.watching.prometheus import TrainerNumbers, serving
 
 ROUND_STEPS = 100
 SCRAPE_STEPS = (100, 50, 25, 20, 10, 5, 4, 2, 1)  # a round is a multiple of each

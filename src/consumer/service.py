@@ -32,7 +32,7 @@ from src.process.stop import StopFlag
 from src.stream.bad_rows import BadRowGuard, BrokenFeedError
 from src.stream.dead_letters import DeadLetterWriter, WritingStopped
 from src.stream.kafka_source import RowSource, SourceError
-from src.watching.exposition import ConsumerNumbers, ExpositionError, serving
+from src.watching.prometheus import ConsumerNumbers, MetricsServerError, serving
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ EXPECTED_ERRORS = (
     BrokenFeedError,
     ChannelError,
     DictionaryError,
-    ExpositionError,
+    MetricsServerError,
     OtherRanks,
     SourceError,
     ValueError,
@@ -125,7 +125,8 @@ class ConsumerService:
         """Runs until the flag is set.
 
         Raises:
-            SourceError, ChannelError, BrokenFeedError, ExpositionError: One line says what it was.
+            SourceError, ChannelError, BrokenFeedError, MetricsServerError: The message is one
+                line.
             WritingStopped: The flag was set while bad rows were being written.
         """
         arguments = self._arguments

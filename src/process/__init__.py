@@ -1,5 +1,5 @@
-"""What any process of the project needs: a stop flag, logging, durable files, ports and children.
+"""What any process of the project needs: a stop flag, logging, durable files, ports, children.
 
-In comes what the operating system gives. Out go small tools that know nothing of rows or models.
+In come requests to the operating system. Out go small tools that do not depend on rows or models.
 Guaranteed: nothing here imports another room.
 """

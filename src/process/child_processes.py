@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does, however that came about."""
+"""Child processes that end when their parent dies, even when the parent is killed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def ended_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
-    """Makes a function for a child to call before exec: the signal reaches it when we die.
+    """Makes a ``preexec_fn``: the child then receives the signal when this process dies.
 
-    Linux sends the signal when the *thread* that started the child ends: only the main thread may.
+    Linux sends the signal when the *thread* that started the child ends. So only the main thread
+    may start it.
     """
     libc = ctypes.CDLL(None)  # loaded here: nothing may be loaded after the fork
     parent = os.getpid()
@@ -27,5 +28,5 @@ def ended_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """Has this process get the signal when its parent dies."""
+    """Makes this process receive the signal when its parent dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

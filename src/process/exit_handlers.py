@@ -1,4 +1,4 @@
-"""Two repairs: MindSpore 2.0.0 can crash a process that has ended well."""
+"""Two repairs: MindSpore 2.0.0 can crash a process at its very end, after all work is done."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import NoReturn
 
 
 def keep_modules_until_exit(package: str = "mindspore") -> None:
-    """Lets no module of the package be freed; call it last, when all that is used is imported.
+    """Keeps the package's modules from being freed; call it last, when all imports are done.
 
-    MindSpore's native part holds references to some of its Python modules in static objects, which
-    are destroyed after the interpreter. Where such a reference is the last one, freeing the module
-    then is a segmentation fault, and an exit code 139 in place of 0. One more reference to each
-    module, never given back, prevents it.
+    MindSpore's native part holds references to some of its Python modules in static objects. They
+    are destroyed after the interpreter. If such a reference is the last one, freeing the module
+    is a segmentation fault: the exit code is 139, not 0. One more reference to each module, never
+    released, prevents it.
     """
     for name, module in list(sys.modules.items()):
         if name == package or name.startswith(package + "."):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
 
 
-def leave_without_farewell(code: int) -> NoReturn:
+def exit_without_handlers(code: int) -> NoReturn:
     """Ends a rank's process at once, without MindSpore's exit handlers; for the CPU only.
 
-    There MindSpore 2.0.0 takes its connections down in one thread while another still handles that
-    a neighbour has closed its own: where two ranks leave at the same moment, which is what ranks
-    do, one of them may end with a segmentation fault. The launcher ends the scheduler, nobody else
-    waits for the farewell. All that is to last must be closed before.
+    On the CPU MindSpore 2.0.0 closes its connections in one thread, while another still handles
+    that a peer has closed its own. Ranks usually end at the same moment; one of them may then end
+    with a segmentation fault. Skipping the handlers is safe: the launcher ends the scheduler, and
+    no other process waits for them. Close all files before the call.
 
     Args:
         code: The exit code.

@@ -16,16 +16,16 @@ PathLike = Union[str, "os.PathLike[str]"]
 def atomic_writer(path: PathLike, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of ``path`` when the block ends without an error.
 
-    The content is written beside the target, fsynced and renamed, and the folder is fsynced too,
-    so that it survives a power cut. After an error the target is what it was and nothing is left
-    behind. Something that is there and is no regular file (a pipe, a device) is written directly.
+    The content is written beside the target, fsynced and renamed. The folder is fsynced too, so
+    that the file survives a power cut. After an error the target is unchanged and no temporary
+    file remains. A target that is not a regular file (a pipe, a device) is written directly.
 
     Args:
         path: The file to replace.
-        durable: Wait until the disk has it; False for what can be made anew after a power cut.
+        durable: Wait until the disk has it; False for what can be rebuilt after a power cut.
 
     Raises:
-        OSError: The folder is missing, not writable or full.
+        OSError: The folder is missing or not writable, or the disk is full.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():

@@ -1,4 +1,4 @@
-"""How often the interpreter looks for garbage that is part of a cycle."""
+"""How often the interpreter searches for reference cycles."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ OBJECTS = 100_000
 
 @contextmanager
 def collected_rarely() -> Iterator[None]:
-    """Has cycles looked for after 100,000 new objects, not 700, and not among those there are now.
+    """Searches for cycles after 100,000 new objects, not 700, and only among new objects.
 
-    A row read from Kafka is some objects, none of them in a cycle, and a consumer holds many rows
-    at a time: to look through them again and again takes a tenth of its time.
+    A row read from Kafka is a few objects, none of them in a cycle, and a consumer holds many rows
+    at a time. Searching them again and again takes a tenth of its time.
     """
     first, second, third = gc.get_threshold()
     gc.freeze()

@@ -10,8 +10,8 @@ import sys
 def configure_logging(level: int = logging.INFO) -> None:
     """Sets up the root logger.
 
-    kafka-python and MindPandas report every connection and retry; what matters of it, our own
-    modules say in one line.
+    kafka-python and MindPandas report every connection and retry. Our own modules log what matters
+    of it in one line.
     """
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
@@ -22,7 +22,7 @@ def configure_logging(level: int = logging.INFO) -> None:
 def keep_stdout_for_ourselves() -> None:
     """Sends what native libraries print on stdout to stderr; ``print`` still goes to stdout.
 
-    The engine's client greets on stdout, where only the documented loss lines belong.
+    The engine's client prints a greeting on stdout, where only the documented loss lines belong.
     """
     ours = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

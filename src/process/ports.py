@@ -1,4 +1,4 @@
-"""Which TCP ports are listened on here, and which addresses are this machine's."""
+"""Which TCP ports have a listener here, and which addresses belong to this machine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import socket
 from pathlib import Path
 
 LISTENING = "0A"
-CHOICE = range(10_000, 20_000)  # out of the reach of the engine and of outgoing connections
+CHOICE = range(10_000, 20_000)  # used neither by the engine nor for outgoing connections
 
 
 def listening_ports() -> set[int]:
-    """The ports on which some process of this machine listens; none is connected to.
+    """The ports on which some process of this machine listens, found without connecting.
 
-    MindSpore's scheduler takes a connection that says nothing for a worker that has gone.
+    MindSpore's scheduler takes a silent connection for a worker that was lost.
     """
     ports: set[int] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -32,7 +32,7 @@ def is_listening(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody uses.
+    """A port that no process uses.
 
     Raises:
         OSError: There is none.

@@ -1,4 +1,4 @@
-"""A clean stop: SIGTERM and SIGINT set a flag that every loop looks at."""
+"""A clean stop: SIGTERM and SIGINT set a flag that every loop checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Sequence
 from types import FrameType
-from typing import Optional
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +33,19 @@ class StopFlag:
         """Whether a stop was asked for."""
         return self._event.is_set()
 
-    def wait(self, timeout: Optional[float]) -> bool:
-        """Sleeps for up to ``timeout`` seconds and says whether a stop was asked for."""
+    def wait(self, timeout: float | None) -> bool:
+        """Sleeps until a stop or ``timeout`` seconds; returns whether a stop was asked for."""
         return self._event.wait(timeout)
 
 
 def stop_on_signals(flag: StopFlag, signals: Sequence[signal.Signals] = STOP_SIGNALS) -> None:
     """Lets signals set the flag, even while the main thread is inside a library call.
 
-    Python runs signal handlers only between byte codes of the main thread, which may be waiting
-    for data in native code for ever. The number of a signal, however, is written to the wake-up
-    descriptor at once, in whichever thread it arrives, and a thread of ours reads it there.
-    (Blocking the signals and waiting for them does not do: the engine's threads unblock them.)
-    Must be called from the main thread.
+    Python runs signal handlers only between byte codes of the main thread, which may wait for data
+    in native code for ever. But the signal's number is written to the wake-up descriptor at once,
+    in whichever thread it arrives. A thread of ours reads it there. (Blocking the signals and
+    waiting for them does not work: the engine's threads unblock them.) Call it from the main
+    thread.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -66,5 +65,5 @@ def stop_on_signals(flag: StopFlag, signals: Sequence[signal.Signals] = STOP_SIG
     threading.Thread(target=wait_for_signals, name="stop-signals", daemon=True).start()
 
 
-def _only_wake_up(number: int, frame: Optional[FrameType]) -> None:
-    """Nothing: that a handler is there makes Python write to the wake-up descriptor."""
+def _only_wake_up(number: int, frame: FrameType | None) -> None:
+    """Does nothing; with a handler in place Python writes to the wake-up descriptor."""

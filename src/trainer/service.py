@@ -8,7 +8,7 @@ from mindspore import context
 
 from src.channel.channel import ChannelError
 from src.config import Config
-from src.process.exit_handlers import keep_modules_until_exit, leave_without_farewell
+from src.process.exit_handlers import exit_without_handlers, keep_modules_until_exit
 from src.process.stop import StopFlag
 from src.ranks.group import Ranks, meet, serve_as_scheduler
 from src.ranks.placement import NOT_MET_EXIT_CODE, Placement, RankError, Role, cpu_is_meant
@@ -18,7 +18,7 @@ from src.trainer.callbacks import NonFiniteLoss
 from src.trainer.checkpoint import CheckpointError
 from src.trainer.dataset import DatasetError
 from src.trainer.train import Trainer, TrainError, choose_device
-from src.watching.exposition import ExpositionError
+from src.watching.prometheus import MetricsServerError
 from src.watching.line_file import OutputError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ EXPECTED_ERRORS = (
     ChannelError,
     CheckpointError,
     DatasetError,
-    ExpositionError,
+    MetricsServerError,
     GapError,
     NonFiniteLoss,
     OutputError,
@@ -74,7 +74,7 @@ def run_trainer(config: Config, flag: StopFlag, placement: Placement) -> int:
     finally:
         keep_modules_until_exit()
     if device == "CPU" and placement.role is Role.WORKER:
-        leave_without_farewell(code)
+        exit_without_handlers(code)
     return code
 
 

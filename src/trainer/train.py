@@ -64,7 +64,7 @@ from src.trainer.lockstep import (
 )
 from src.trainer.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer, restored_metrics
 from src.trainer.session import TrainerSession
-from src.watching.exposition import TrainerNumbers, serving
+from src.watching.prometheus import TrainerNumbers, serving
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ class Trainer:
 
         Raises:
             TrainError, CheckpointError, ChannelError, SourceError, DatasetError, GapError,
-            NonFiniteLoss, ExpositionError, RankError: One line says what went wrong.
+            NonFiniteLoss, MetricsServerError, RankError: One line says what went wrong.
         """
         config = self._config
         port = config.metrics_port if self._ranks.is_first else 0

@@ -29,7 +29,7 @@ from benchmarks.stage_watching import (
 )
 from examples.local_services import HOST
 from src.process.ports import free_port
-from src.watching.exposition import serving
+from src.watching.prometheus import serving
 
 SMALL = dataclasses.replace(
     DOCUMENTED_CONFIG, batch_size=10, vocab_size=300, emb_dim=2, deep_layer_dim=(4, 2)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Says its own process number and lives on until it is asked to end.
-POLITE = textwrap.dedent(
+# Prints its process number and runs until it gets SIGTERM.
+ENDS_ON_SIGTERM = textwrap.dedent(
     """
     import os, signal, sys, time
     def end(number, frame):
@@ -44,7 +44,7 @@ def is_gone(pid: int, seconds: float = 10.0) -> bool:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
             return True
-        if stat.rpartition(")")[2].split()[0] == "Z":  # nobody has asked for its end yet
+        if stat.rpartition(")")[2].split()[0] == "Z":  # its parent has not waited for it yet
             return True
         time.sleep(0.02)
     return False
@@ -64,7 +64,7 @@ STARTS_A_CHILD = """
 
 
 def killed_parents_child(number: int, *arguments: str) -> int:
-    with run(STARTS_A_CHILD, POLITE, str(int(number)), *arguments) as parent:
+    with run(STARTS_A_CHILD, ENDS_ON_SIGTERM, str(int(number)), *arguments) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.kill()

@@ -1,4 +1,4 @@
-"""A process that has ended well ends with the code that it chose, and has said all it had to."""
+"""A process ends with the exit code that it chose, and loses none of its output."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def test_only_modules_of_the_package_gain_a_reference(
     assert sys.getrefcount(module) - before == gained
 
 
-def test_leaving_runs_no_exit_handler_and_loses_no_output() -> None:
+def test_exit_without_handlers_runs_none_and_loses_no_output() -> None:
     program = """
 import atexit, logging, os
-from src.process.exit_handlers import leave_without_farewell
+from src.process.exit_handlers import exit_without_handlers
 atexit.register(os.abort)
 print("a line on stdout")
 logging.basicConfig()
 logging.warning("a line on stderr")
-leave_without_farewell(3)
+exit_without_handlers(3)
 """
-    # Into a pipe stdout is written in blocks, unless told not to: what is not flushed is lost.
-    told = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    # Into a pipe stdout is written in blocks, unless this is set: what is not flushed is lost.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, env=told)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 3
     assert done.stdout == "a line on stdout\n"
     assert "a line on stderr" in done.stderr

@@ -1,10 +1,9 @@
-"""Garbage is looked for rarely, still found, and looked for as before afterwards."""
+"""Cycles are searched for rarely and still found; afterwards the old settings are back."""
 
 from __future__ import annotations
 
 import gc
 import weakref
-from typing import Optional
 
 from src.process.garbage import OBJECTS, collected_rarely
 
@@ -12,7 +11,7 @@ from src.process.garbage import OBJECTS, collected_rarely
 class Node:
     """Can be part of a cycle."""
 
-    other: Optional[Node] = None
+    other: Node | None = None
 
 
 def cycle() -> weakref.ref[Node]:

@@ -1,4 +1,4 @@
-"""Ports in use and addresses of this machine, told from real sockets."""
+"""Ports in use and addresses of this machine, with real sockets."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_ports_in_use_are_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
                 servers[port] = stack.enter_context(socket.create_server(("", port)))
         with pytest.raises(OSError, match="no free port between 15000 and 15100"):
             free_port()
-        given_back = sorted(servers)[len(servers) // 2]
-        servers[given_back].close()
-        assert free_port() == given_back
+        released = sorted(servers)[len(servers) // 2]
+        servers[released].close()
+        assert free_port() == released
 
 
 def test_only_this_machines_addresses_are_local() -> None:
     assert is_local("127.0.0.1")
     assert is_local("0.0.0.0")
-    assert not is_local("203.0.113.77")  # RFC 5737: nobody's
+    assert not is_local("203.0.113.77")  # RFC 5737: belongs to nobody

@@ -29,7 +29,7 @@ WAITS = {
 
 
 def start(body: str) -> subprocess.Popen[str]:
-    """Runs a script whose main thread waits while another prints why it was told to stop."""
+    """Runs a script whose main thread waits while another prints the reason for the stop."""
     script = """
         import ctypes, os, socket, threading, time
         from src.process.stop import StopFlag, stop_on_signals

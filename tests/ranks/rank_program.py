@@ -29,7 +29,7 @@ if __name__ == "__main__":  # before MindSpore is imported
 import mindspore as ms
 import numpy as np
 
-from src.process.exit_handlers import leave_without_farewell
+from src.process.exit_handlers import exit_without_handlers
 from src.ranks.group import meet, serve_as_scheduler
 from tests.ranks.rank_messages import talk
 from tests.ranks.rank_step import KINDS, train_kind
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         trained = train_kind(kind, steps, global_batch, ranks)
         np.savez(folder / f"{kind}_{ranks.rank}.npz", **trained)
     (folder / f"{ranks.rank}.json").write_text(json.dumps(talk(ranks)))
-    leave_without_farewell(0)
+    exit_without_handlers(0)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ LOOK_SECONDS = 1.0
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 10)
 
 
-class ExpositionError(RuntimeError):
+class MetricsServerError(RuntimeError):
     """The port can't be served; one line says why."""
 
 
@@ -33,7 +33,7 @@ def serving(registry: CollectorRegistry, port: int, host: str) -> Iterator[None]
     """Serves a registry's numbers over HTTP while the block runs; port 0 serves nothing.
 
     Raises:
-        ExpositionError: The port is taken or the host is none of this machine's.
+        MetricsServerError: The port is taken or the host is none of this machine's.
     """
     if not port:
         yield
@@ -41,7 +41,7 @@ def serving(registry: CollectorRegistry, port: int, host: str) -> Iterator[None]
     try:
         server, thread = start_http_server(port, host, registry)
     except (OSError, OverflowError) as error:
-        raise ExpositionError(f"can't serve metrics at {host}:{port}: {error}") from None
+        raise MetricsServerError(f"can't serve metrics at {host}:{port}: {error}") from None
     logger.info("metrics at http://%s:%d/metrics", host, port)
     try:
         yield

@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from src.consumer.consume import ConsumerCounts
 from src.stream.position import PartitionLag
-from src.watching.exposition import (
+from src.watching.prometheus import (
     ConsumerNumbers,
-    ExpositionError,
+    MetricsServerError,
     TrainerNumbers,
     serving,
 )
@@ -71,7 +71,7 @@ def test_port_0_serves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a server was started")
 
-    monkeypatch.setattr("src.watching.exposition.start_http_server", fail)
+    monkeypatch.setattr("src.watching.prometheus.start_http_server", fail)
     with serving(CollectorRegistry(), 0, "127.0.0.1"):
         pass
 
@@ -83,7 +83,7 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         port = taken.getsockname()[1]
         message = f"^can't serve metrics at 127.0.0.1:{port}: "
         served = serving(CollectorRegistry(), port, "127.0.0.1")
-        with pytest.raises(ExpositionError, match=message), served:
+        with pytest.raises(MetricsServerError, match=message), served:
             raise AssertionError("not reached")
 
 
