@@ -9,7 +9,7 @@ SOURCES = $(wildcard *.py src examples tests benchmarks)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit test-crashes test-soak test-ranks setup-ranks demo-ranks lint services-up services-down bench bench-scale bench-scale-ranks bench-learning lock clean
+.PHONY: help setup demo test test-unit test-crashes test-soak test-ranks demo-ranks lint services-up services-down bench bench-scale bench-scale-ranks bench-learning lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -20,10 +20,7 @@ setup: ## install what is missing: system packages, .venv, Kafka jars
 demo: setup ## the whole flow on sample rows: Kafka, consumer, training, loss lines
 	@python examples/quickstart.py
 
-setup-ranks: ## setup, and mpirun
-	@tools/setup.sh --with-mpi
-
-demo-ranks: setup-ranks ## the whole flow on two ranks, by each of the two launchers
+demo-ranks: setup ## the whole flow on two ranks, by each of the two launchers
 	@python examples/quickstart.py --ranks=2 --launcher=network --steps=50
 	@python examples/quickstart.py --ranks=2 --launcher=mpirun --steps=50
 
@@ -39,7 +36,7 @@ test-crashes: setup ## kill every part again and again; prints a table
 test-soak: setup ## half an hour at the highest rate: memory stays flat, files stay bounded
 	@python -m pytest -s -m soak tests/integration/test_soak.py $(PYTEST_ARGS)
 
-test-ranks: setup-ranks ## many ranks, by both launchers, with faults; prints a table
+test-ranks: setup ## many ranks, by both launchers, with faults; prints a table
 	@python -m pytest -m ranks $(PYTEST_ARGS)
 
 lint: setup ## ruff (rules and format), mypy --strict, and which room may import which

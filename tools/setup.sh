@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Makes everything the example needs, and skips what is already there:
-#   system packages   a JRE, xmllint, lsof, ... (apt-get when root, else one command to run)
+#   system packages   a JRE, xmllint, lsof, mpirun, ... (apt-get when root, else one command to run)
 #   .venv             Python 3.9 with the packages locked in requirements*.txt
 #   build/kafka       Apache Kafka's jars, pinned in pom.xml
-# With --with-mpi also mpirun, which only mpirun_dist_online_train.sh needs.
 # Called by the Makefile before every target; a second run takes well under two seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -41,7 +40,7 @@ has_libgomp() { # MindSpore's libraries link to it
   [[ $(PATH=$PATH:/sbin ldconfig -p) == *libgomp.so.1* ]]
 }
 
-missing_packages() { # [--with-mpi]; prints the Debian names of what this machine lacks, one a line
+missing_packages() { # prints the Debian names of what this machine lacks, one a line
   command -v java >/dev/null || echo default-jre-headless
   kafka_is_ready || command -v mvn >/dev/null || echo maven
   command -v xmllint >/dev/null || echo libxml2-utils   # `yrctl start` reads its config with it
@@ -49,12 +48,12 @@ missing_packages() { # [--with-mpi]; prints the Debian names of what this machin
   command -v ps >/dev/null || echo procps               # `yrctl stop` finds processes with it
   command -v hostname >/dev/null || echo hostname       # `yrctl start` asks it for addresses
   has_libgomp || echo libgomp1
-  [[ ${1:-} != --with-mpi ]] || command -v mpirun >/dev/null || echo openmpi-bin
+  command -v mpirun >/dev/null || echo openmpi-bin      # one of the two launchers of many ranks
 }
 
-install_system_packages() { # [--with-mpi]
+install_system_packages() {
   local packages
-  mapfile -t packages < <(missing_packages "$@")
+  mapfile -t packages < <(missing_packages)
   (( ${#packages[@]} )) || return 0
   command -v apt-get >/dev/null ||
     die "please install the equivalents of these Debian packages and run again: ${packages[*]}"
@@ -152,9 +151,9 @@ main() {
   mkdir -p build
   exec 9>build/setup.lock
   flock 9 # two terminals may start `make` at once
-  install_system_packages "$@"
+  install_system_packages
   install_python_packages
   install_kafka_jars
 }
 
-main "$@"
+main
