@@ -23,9 +23,9 @@ from src.rows.criteo import CATEGORICAL_SIZE
 from src.stream.position import Position
 from src.trainer.callbacks import TrainingProgress
 from src.trainer.checkpoint import Unit
-from src.watching.prometheus import TrainerNumbers
 from src.watching.line_file import OutputError
 from src.watching.metrics import ProgressiveMetrics, Scores, decode_state, encode_state
+from src.watching.prometheus import TrainerNumbers
 
 logger = logging.getLogger(__name__)
 

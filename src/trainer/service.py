@@ -18,8 +18,8 @@ from src.trainer.callbacks import NonFiniteLoss
 from src.trainer.checkpoint import CheckpointError
 from src.trainer.dataset import DatasetError
 from src.trainer.train import Trainer, TrainError, choose_device
-from src.watching.prometheus import MetricsServerError
 from src.watching.line_file import OutputError
+from src.watching.prometheus import MetricsServerError
 
 logger = logging.getLogger(__name__)
 
