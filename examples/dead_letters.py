@@ -26,11 +26,12 @@ from typing import Any, Optional
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+
 from src.config import add_shared_flags
 from src.process.logs import configure_logging
 from src.rows.criteo import VALUE_FORMATS
+from src.stream.broker import SourceError
 from src.stream.dead_letters import DeadLetter, read_letters, time_text
-from src.stream.kafka_source import SourceError
 from src.stream.replay import Correction, replay
 
 logger = logging.getLogger("dead_letters")

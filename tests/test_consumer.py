@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import consumer
-from examples.local_services import ROOT
+from examples.services.common import ROOT
 from src.config import ConfigError, load_config
 
 ADAPTIVE = ROOT / "examples" / "adaptive.yaml"

@@ -15,9 +15,13 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from benchmarks.documented_step import DOCUMENTED_CONFIG, own_step
 from examples import evaluate
-from examples.evaluate import EvaluationError, describe, load_scorer, main
-from examples.make_sample import write_sample
-from examples.process_data import Processed, process
+from examples.dictionaries.processing import Processed, process
+from examples.evaluate import main
+from examples.evaluation import evaluation
+from examples.evaluation import scorer as scorer_module
+from examples.evaluation.evaluation import describe
+from examples.evaluation.scorer import EvaluationError, load_scorer
+from examples.sample.rows import write_sample
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.features import row_file
 from src.features.feature_builder import FeatureBuilder
@@ -98,7 +102,7 @@ def test_scores_are_those_of_the_checkpoints_network(
 
 def test_oov_is_counted_by_column_and_missing_values_apart(trained: Trained) -> None:
     scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
-    found = evaluate.evaluate(scorer, trained.data, 0, None)
+    found = evaluation.evaluate(scorer, trained.data, 0, None)
     fields = [line.split(b"\t")[14:] for line in trained.data.read_bytes().splitlines()]
     known = trained.dictionaries.id_by_token
     for place, column in enumerate(CATEGORICAL_COLUMNS):
@@ -113,10 +117,10 @@ def test_oov_is_counted_by_column_and_missing_values_apart(trained: Trained) -> 
 def test_batches_and_a_part_of_the_file_give_the_same_scores_as_these_rows_alone(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (evaluate, row_file):
+    for module in (evaluation, scorer_module, row_file):
         monkeypatch.setattr(module, "BLOCK_ROWS", 64)
     scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
-    found = evaluate.evaluate(scorer, trained.data, 10, 208).scores()
+    found = evaluation.evaluate(scorer, trained.data, 10, 208).scores()
     _, loss = wanted_scores(trained, trained.data.read_bytes().splitlines()[10:218])
     assert found.rows == 208
     assert found.log_loss == pytest.approx(loss, rel=1e-6)
@@ -129,7 +133,7 @@ def test_bad_rows_are_named_by_line_and_left_out(
     lines = trained.data.read_bytes().splitlines()[:20]
     path.write_bytes(b"\n".join([*lines[:7], b"no row", *lines[7:]]) + b"\n")
     scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
-    found = evaluate.evaluate(scorer, path, 0, None)
+    found = evaluation.evaluate(scorer, path, 0, None)
     assert (found.scores().rows, found.bad_rows) == (20, 1)
     assert f"bad row: {path}:8, row: 1 fields" in caplog.text
 
@@ -152,7 +156,7 @@ def test_newest_valid_checkpoint_is_used_and_files_being_written_stay(
     damaged.manifest_path.write_text(json.dumps({"torn": True}))
     writing = tmp_path / ".w-1_15.ckpt.writing.ckpt"
     writing.touch()
-    assert evaluate._find_unit(tmp_path, "w") == good
+    assert scorer_module._find_unit(tmp_path, "w") == good
     assert writing.exists()
 
 

@@ -13,15 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.make_sample import (
-    BLOCK_ROWS,
-    DRIFT_ROWS,
-    click_probabilities,
-    main,
-    make_rows,
-    parse_args,
-    write_sample,
-)
+from examples.make_sample import main, parse_args
+from examples.sample.blocks import BLOCK_ROWS
+from examples.sample.hidden_weights import DRIFT_ROWS
+from examples.sample.rows import click_probabilities, make_rows, write_sample
 from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, parse_messages
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from examples.make_sample import make_rows, write_sample
-from examples.process_data import DataError, main, parse_args, process, read_blocks
+from examples.dictionaries.criteo_file import DataError, read_blocks
+from examples.dictionaries.processing import process
+from examples.process_data import main, parse_args
+from examples.sample.rows import make_rows, write_sample
 from src.dictionaries.dictionaries import load_dictionaries, load_pickle
 from src.dictionaries.value_counts import MOST_HELD
 from src.features.drift import Profile

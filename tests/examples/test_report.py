@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,7 +16,9 @@ import pytest
 from matplotlib import pyplot as plt
 
 from examples import report
-from examples.report import PANELS, ReportError, Run, draw, main, read_run, without_undone_steps
+from examples.report import main
+from examples.report_page.pictures import MAX_POINTS, PANELS, draw
+from examples.report_page.runs import ReportError, Run, read_run, without_undone_steps
 
 PANEL = {panel.name: panel for panel in PANELS}
 
@@ -80,7 +82,7 @@ class Page(HTMLParser):
         self._in_cell = False
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, Optional[str]]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         assert tag not in ("script", "link", "iframe")
         self._in_cell = tag == "td"
@@ -170,7 +172,7 @@ def test_several_runs_lie_over_each_other_each_named(tmp_path: Path) -> None:
 def test_a_long_run_is_thinned_out_but_ends_where_it_ends() -> None:
     lines = [line(step) for step in range(1, 5002)]
     rows, _ = curve("loss", lines, axis=0)
-    assert len(rows) <= report.MAX_POINTS + 1
+    assert len(rows) <= MAX_POINTS + 1
     assert rows[-1] == 500_100.0
 
 

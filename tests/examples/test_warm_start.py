@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from examples import evaluate, export_vocabulary, warm_start
-from examples.make_sample import write_sample
-from examples.process_data import Processed, process
+from examples.dictionaries.processing import Processed, process
+from examples.evaluation.scorer import load_scorer
+from examples.sample.rows import write_sample
 from src.dictionaries.dictionaries import load_dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.column_functions import BUCKETS
@@ -102,7 +103,7 @@ def test_an_exported_vocabulary_is_a_dictionary_that_gives_the_same_ids(
     flags = [f"--ckpt={grown.path.parent}", f"--map_dict={files.made.map_dict}"]
     assert export_vocabulary.main([*flags, f"--output={output}"]) == 0
     exported = load_dictionaries(files.made.max_dict, files.made.min_dict, output)
-    scorer = evaluate.load_scorer(grown.path, "", files.made.dictionaries)
+    scorer = load_scorer(grown.path, "", files.made.dictionaries)
     _, rows = next(iter(parsed_blocks(files.data)))
     ids, _, oov = scorer.fields(rows)
     for place, name in enumerate(CATEGORICAL_COLUMNS):

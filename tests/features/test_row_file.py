@@ -9,7 +9,7 @@ from typing import Optional
 import numpy as np
 import pytest
 
-from examples.make_sample import write_sample
+from examples.sample.rows import write_sample
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import GrowthSettings
 from src.features import row_file

@@ -10,7 +10,8 @@ from typing import Protocol
 import pytest
 from kafka import KafkaAdminClient
 
-from examples.local_services import EngineService, KafkaService, engine_processes
+from examples.services.engine_service import EngineService, engine_processes
+from examples.services.kafka_service import KafkaService
 from src.process.ports import free_port
 from tests.integration.crashes import HEADER, OUTCOMES
 from tests.integration.ranks import RANK_HEADER, RANK_OUTCOMES

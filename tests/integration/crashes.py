@@ -16,10 +16,12 @@ from typing import Optional
 import mindspore as ms
 import pytest
 
-from examples.local_services import EngineService, KafkaService, wait_until
-from examples.quickstart import Script
+from examples.demo.script import Script
+from examples.services.common import wait_until
+from examples.services.engine_service import EngineService
+from examples.services.kafka_service import KafkaService
 from src.process.arrays import Array
-from src.stream.kafka_source import RowSource
+from src.stream.row_source import RowSource
 from tests.integration.pipeline import (
     BATCH_SIZE,
     LONG,

@@ -17,10 +17,11 @@ from typing import Optional
 import psutil
 import pytest
 
-from examples.local_services import HOST, wait_until
-from examples.make_sample import write_sample
-from examples.process_data import process
-from examples.quickstart import LAUNCHERS, Script
+from examples.demo.plan import LAUNCHERS
+from examples.demo.script import Script
+from examples.dictionaries.processing import process
+from examples.sample.rows import write_sample
+from examples.services.common import HOST, wait_until
 from src.process.ports import free_port
 from src.rows.criteo import DENSE_SIZE
 from src.stream.topic import ensure_topic

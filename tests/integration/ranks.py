@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 
-from examples.local_services import wait_until
-from examples.quickstart import Script
+from examples.demo.script import Script
+from examples.services.common import wait_until
 from src.ranks.placement import INDEX_VARIABLE
 from tests.integration.crashes import (
     Weights,

@@ -21,16 +21,13 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from examples.local_services import (
-    EngineService,
-    KafkaService,
-    engine_processes,
-    wait_until,
-)
-from examples.quickstart import Script
+from examples.demo.script import Script
+from examples.services.common import wait_until
+from examples.services.engine_service import EngineService, engine_processes
+from examples.services.kafka_service import KafkaService
 from src.stream.dead_letters import read_letters
-from src.stream.kafka_source import RowSource
 from src.stream.position import Commit, Position
+from src.stream.row_source import RowSource
 from tests.integration.crashes import (
     CONSUMER_FLAGS,
     OUTCOMES,

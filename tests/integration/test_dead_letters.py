@@ -17,7 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 import consumer
 from examples.dead_letters import main
-from examples.local_services import KafkaService
+from examples.services.kafka_service import KafkaService
 from src.consumer import service as consumer_service
 from src.consumer.consume import BadRowKeeper, ConsumerCounts
 from src.process.arrays import Array
@@ -25,6 +25,7 @@ from src.process.ports import free_port
 from src.process.stop import StopFlag
 from src.stream import partition_reader, produce, replay
 from src.stream.bad_rows import BadRowGuard
+from src.stream.broker import SourceError
 from src.stream.dead_letters import (
     DeadLetter,
     DeadLetterWriter,
@@ -33,7 +34,6 @@ from src.stream.dead_letters import (
     deliver,
     read_letters,
 )
-from src.stream.kafka_source import SourceError
 from src.stream.position import Position
 from src.stream.produce import ProduceError, ProduceOptions, next_row, produce_file
 from src.stream.replay import Correction

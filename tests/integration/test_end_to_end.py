@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from mindspore import load_checkpoint
 
-from examples.local_services import EngineService, KafkaService, wait_until
-from examples.quickstart import Script
+from examples.demo.script import Script
+from examples.services.common import wait_until
+from examples.services.engine_service import EngineService
+from examples.services.kafka_service import KafkaService
 from src.stream.dead_letters import read_letters
 from tests.integration.crashes import equal_bit_for_bit
 from tests.integration.pipeline import (

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from examples.local_services import KafkaService
+from examples.services.kafka_service import KafkaService
 from src.process.ports import free_port
-from src.stream.kafka_source import RowSource, SourceError
+from src.stream.broker import SourceError
 from src.stream.position import Commit, Position
+from src.stream.row_source import RowSource
 from src.stream.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 

@@ -14,17 +14,10 @@ import psutil
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
-from examples import local_services
-from examples.local_services import (
-    ROOT,
-    EngineService,
-    KafkaService,
-    ServiceError,
-    broker_answers,
-    engine_is_running,
-    engine_processes,
-    wait_until,
-)
+from examples.services import engine_service
+from examples.services.common import ROOT, ServiceError, wait_until
+from examples.services.engine_service import EngineService, engine_is_running, engine_processes
+from examples.services.kafka_service import KafkaService, broker_answers
 from src.process.ports import free_port, listening_ports
 from tests.integration.conftest import TopicFactory
 
@@ -106,7 +99,7 @@ class TestBroker:
         code = """
             import sys, time
             from pathlib import Path
-            from examples.local_services import KafkaService
+            from examples.services.kafka_service import KafkaService
             service = KafkaService(Path(sys.argv[1]), int(sys.argv[2]))
             service.start()
             print(service.pid, flush=True)
@@ -162,8 +155,8 @@ class TestEngine:
         assert {process.pid for process in engine_processes()} == before
 
     def test_names_a_port_that_another_program_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(local_services, "engine_processes", lambda: [])
-        monkeypatch.setattr(local_services, "listening_ports", lambda: {80, 31501})
+        monkeypatch.setattr(engine_service, "engine_processes", lambda: [])
+        monkeypatch.setattr(engine_service, "listening_ports", lambda: {80, 31501})
         with pytest.raises(ServiceError, match="port 31501"):
             EngineService().start()
 
@@ -176,12 +169,12 @@ class TestEngine:
         code = """
             import sys, time
             from pathlib import Path
-            from examples import local_services
-            local_services._yrctl_path = lambda: Path(sys.argv[1])
-            local_services.engine_processes = lambda: []
-            local_services.listening_ports = lambda: set()
-            local_services.engine_is_running = lambda: True
-            service = local_services.EngineService()
+            from examples.services import engine_service
+            engine_service._yrctl_path = lambda: Path(sys.argv[1])
+            engine_service.engine_processes = lambda: []
+            engine_service.listening_ports = lambda: set()
+            engine_service.engine_is_running = lambda: True
+            service = engine_service.EngineService()
             service.start()
             print(service._guard.pid, flush=True)
             if sys.argv[2] == "orderly":
@@ -203,9 +196,9 @@ class TestEngine:
         yrctl = tmp_path / "yrctl"
         yrctl.write_text('#!/bin/sh\n[ "$1" = stop ] || { echo "no luck today"; exit 3; }\n')
         yrctl.chmod(0o700)
-        monkeypatch.setattr(local_services, "_yrctl_path", lambda: yrctl)
-        monkeypatch.setattr(local_services, "engine_processes", lambda: [])
-        monkeypatch.setattr(local_services, "listening_ports", lambda: set())
+        monkeypatch.setattr(engine_service, "_yrctl_path", lambda: yrctl)
+        monkeypatch.setattr(engine_service, "engine_processes", lambda: [])
+        monkeypatch.setattr(engine_service, "listening_ports", lambda: set())
         service = EngineService()
         with pytest.raises(ServiceError, match=r"(?s)exit code 3.*no luck today"):
             service.start()

@@ -15,8 +15,9 @@ from typing import Optional
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from examples.local_services import KafkaService, wait_until
-from examples.quickstart import Script
+from examples.demo.script import Script
+from examples.services.common import wait_until
+from examples.services.kafka_service import KafkaService
 from src.process.ports import free_port
 from src.rows.criteo import COLUMNS
 from src.stream.topic import ensure_topic

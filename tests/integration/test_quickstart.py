@@ -14,15 +14,14 @@ import psutil
 import pytest
 from kafka import KafkaAdminClient
 
-from examples.local_services import ROOT, EngineService, KafkaService, engine_processes, wait_until
-from examples.make_sample import write_sample
-from examples.quickstart import (
-    RANK_PREFIX,
-    parse_args,
-    prepare,
-    remove_earlier_demos,
-    split_rows,
-)
+from examples.demo.losses import RANK_PREFIX
+from examples.demo.rows import prepare, split_rows
+from examples.demo.run import remove_earlier_demos
+from examples.quickstart import parse_args
+from examples.sample.rows import write_sample
+from examples.services.common import ROOT, wait_until
+from examples.services.engine_service import EngineService, engine_processes
+from examples.services.kafka_service import KafkaService
 from src.process.ports import free_port, listening_ports
 from tests.integration.pipeline import BATCH_SIZE, LONG, LOSS_LINE, SMALL_MODEL
 

@@ -15,8 +15,12 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from examples.local_services import ROOT, EngineService, KafkaService, wait_until
-from examples.quickstart import LAUNCHERS, RANK_PREFIX, Script
+from examples.demo.losses import RANK_PREFIX
+from examples.demo.plan import LAUNCHERS
+from examples.demo.script import Script
+from examples.services.common import ROOT, wait_until
+from examples.services.engine_service import EngineService
+from examples.services.kafka_service import KafkaService
 from tests.integration.crashes import (
     Stage,
     Weights,
@@ -151,7 +155,7 @@ STRIKES: dict[str, Callable[[Script], None]] = {
 FAULTS = tuple(name for name in STRIKES if not name.startswith("SIG"))
 BLAMED = {
     "rank killed -9": r"worker 1 \(rank \d\) has failed: killed by SIGKILL; the end of .*worker_1",
-    HANGS: r"worker 1 \(rank \d\) has given no sign of life for [12]?\d s; the end",
+    HANGS: r"worker 1 \(rank \d\) has sent no heartbeat for [12]?\d s; the end",
     "scheduler killed -9": r"the scheduler has ended \(killed by SIGKILL\)",
 }
 

@@ -19,9 +19,10 @@ import psutil
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from examples.local_services import EngineService, KafkaService
-from examples.quickstart import Script
-from src.stream.kafka_source import RowSource
+from examples.demo.script import Script
+from examples.services.engine_service import EngineService
+from examples.services.kafka_service import KafkaService
+from src.stream.row_source import RowSource
 from tests.integration.crashes import step_reached
 from tests.integration.pipeline import DictionaryFiles, Pipeline, assert_ends, sample_files
 

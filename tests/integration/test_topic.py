@@ -9,7 +9,7 @@ import pytest
 from kafka import KafkaConsumer
 
 import kafka_client
-from examples.local_services import KafkaService
+from examples.services.kafka_service import KafkaService
 from src.process.ports import free_port
 from src.stream.topic import TopicError, ensure_topic
 

@@ -19,7 +19,7 @@ from mindspore.dataset import GeneratorDataset
 from mindspore_rec import RecModel
 from sklearn.metrics import log_loss, roc_auc_score
 
-from examples.quickstart import SCORED
+from examples.demo.run import SCORED
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.stream.position import Position

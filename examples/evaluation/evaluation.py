@@ -1,0 +1,93 @@
+"""Scores the rows of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from tqdm import tqdm
+
+from examples.evaluation.scorer import Scorer
+from src.dictionaries.oov import count_oov
+from src.features.row_file import BLOCK_ROWS, parsed_blocks
+from src.model.wide_and_deep import WideDeepModel
+from src.process.arrays import Array
+from src.rows.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE
+from src.watching.metrics import ProgressiveMetrics, Scores
+
+
+@dataclass
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        metrics: The scores of the good rows.
+        oov: int64[26], rows out of vocabulary by column, the missing ones among them.
+        missing: int64[26], rows without a value by column.
+        bad_rows: Lines that are no rows.
+    """
+
+    metrics: ProgressiveMetrics = field(default_factory=lambda: ProgressiveMetrics(1))
+    oov: Array = field(default_factory=lambda: np.zeros(CATEGORICAL_SIZE, dtype=np.int64))
+    missing: Array = field(default_factory=lambda: np.zeros(CATEGORICAL_SIZE, dtype=np.int64))
+    bad_rows: int = 0
+
+    def scores(self) -> Scores:
+        """The scores of all good rows."""
+        return self.metrics.life().scores()
+
+
+def evaluate(scorer: Scorer, data: Path, skip: int, limit: int | None) -> Evaluation:
+    """Scores the rows of a file.
+
+    Args:
+        scorer: Scores them.
+        data: The file.
+        skip: Lines at its beginning to leave out.
+        limit: The most lines to read, None for all.
+
+    Raises:
+        RowFileError: The file has a header.
+        OSError: It can't be read.
+    """
+    found = Evaluation()
+    with tqdm(desc="scored", unit=" rows", disable=None) as progress:
+        for lines, parsed in parsed_blocks(data, skip, limit):
+            found.bad_rows += len(parsed.bad)
+            if len(parsed.label):
+                ids, weights, oov = scorer.fields(parsed)
+                found.metrics.add(_logits(scorer.model, ids, weights), parsed.label)
+                found.oov += count_oov(oov)
+                found.missing += np.count_nonzero(parsed.codes < 0, axis=0)
+            progress.update(lines)
+    return found
+
+
+def _logits(model: WideDeepModel, ids: Array, weights: Array) -> Array:
+    """float32[rows, 1]; short batches are filled up, for a graph is compiled for each shape."""
+    missing = ((0, BLOCK_ROWS - len(ids)), (0, 0))
+    logit = model(*(ms.Tensor(np.pad(values, missing)) for values in (ids, weights)))
+    found: Array = logit.asnumpy()[: len(ids)]
+    return found
+
+
+def describe(found: Evaluation) -> str:
+    """The result as a text of several lines."""
+    scores = found.scores()
+    rows = max(scores.rows, 1)
+    lines = [f"rows                {scores.rows}", f"bad rows            {found.bad_rows}"]
+    for name, value in (
+        ("click rate", scores.clicks / rows),
+        ("AUC", scores.auc),
+        ("log loss", scores.log_loss),
+        ("normalised entropy", scores.normalised_entropy),
+        ("calibration", scores.calibration),
+        ("out of vocabulary", found.oov.mean() / rows),
+    ):
+        lines.append(f"{name:<20}{'?' if value is None else f'{value:.6f}'}")
+    lines.append("column  out of vocabulary  of these missing")
+    for column, oov, missing in zip(CATEGORICAL_COLUMNS, found.oov, found.missing):
+        lines.append(f"{column:<6}{oov / rows:>18.4f}{missing / rows:>19.4f}")
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""The model of a checkpoint, with all that it needs to score rows."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+from src.dictionaries.dictionaries import Dictionaries
+from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
+from src.features.feature_builder import FeatureBuilder
+from src.features.row_file import BLOCK_ROWS
+from src.model.model_config import ModelConfig
+from src.model.wide_and_deep import WideDeepModel
+from src.process.arrays import Array
+from src.rows.criteo import FIELD_SIZE, ParsedRows
+from src.trainer.checkpoint import VOCABULARY, Unit, newest_unit, read_unit
+
+logger = logging.getLogger("evaluate")
+
+LAYER = re.compile(r"deep\.(\d+)\.weight")
+
+
+class EvaluationError(RuntimeError):
+    """The file can't be scored with the checkpoint; one line says why."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scores rows.
+
+    Attributes:
+        model: Of a checkpoint.
+        features: Makes ids and weights as the consumer made them for it.
+        vocabulary: The ids that it gave to values that the dictionaries lack; None where it gave
+            none.
+    """
+
+    model: WideDeepModel
+    features: FeatureBuilder
+    vocabulary: Vocabulary | None
+
+    def fields(self, rows: ParsedRows) -> tuple[Array, Array, Array]:
+        """(ids, weights, oov) of rows."""
+        ids, weights = self.features.build(rows)
+        oov = self.features.oov(ids)
+        if self.vocabulary is not None:
+            values = self.features.unknown(rows, ids).values
+            ids, oov = self.vocabulary.look_up(ids, oov, values)
+        return ids, weights, oov
+
+
+def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
+    """The model of a checkpoint, whose shape is that of the weights, and what its rows look like.
+
+    Args:
+        ckpt: A .ckpt file, with its manifest beside it or without, or a folder of units.
+        prefix: How the names of the units in a folder begin.
+        dictionaries: What the rows' ids will be made with.
+
+    Raises:
+        EvaluationError, CheckpointError: There is none, or it is of other dictionaries.
+        DictionaryError, VocabularyError: The dictionaries or the vocabulary don't fit it.
+    """
+    unit = _find_unit(ckpt, prefix)
+    path = unit.path if unit is not None else ckpt
+    told = unit.model if unit is not None else {}
+    try:
+        saved = ms.load_checkpoint(str(path))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+    model = WideDeepModel(_config_of(path, saved, told))
+    vocab_size = model.config.vocab_size
+    if dictionaries.vocab_size_needed > vocab_size:
+        raise EvaluationError(
+            f"the dictionaries need {dictionaries.vocab_size_needed} ids, {path} has {vocab_size}"
+        )
+    transform = str(told.get("dense_transform", "minmax"))
+    features = FeatureBuilder(dictionaries, transform, vocab_size)
+    if unit is not None and unit.dictionaries != features.fingerprint:
+        raise EvaluationError(
+            f"{path} was trained with dictionaries of fingerprint {unit.dictionaries:016x}, "
+            f"these have {features.fingerprint:016x}"
+        )
+    model.set_train(False)
+    for parameter in model.get_parameters():
+        parameter.set_data(saved[parameter.name].data)
+    logger.info("model of %s", path)
+    return Scorer(model, features, _vocabulary(saved))
+
+
+def _vocabulary(saved: Mapping[str, Any]) -> Vocabulary | None:
+    if VOCABULARY not in saved:
+        return None
+    # It is looked up only: how it would grow is of no account.
+    return Vocabulary.load(saved[VOCABULARY].asnumpy().tobytes(), GrowthSettings(1, 1))
+
+
+def _find_unit(ckpt: Path, prefix: str) -> Unit | None:
+    """The unit meant; None for a .ckpt file without a manifest."""
+    if ckpt.is_dir():
+        # Not the store's own: that clears away what a running trainer may be writing.
+        unit = newest_unit(ckpt, prefix)
+        if unit is None:
+            raise EvaluationError(f"there is no valid checkpoint {prefix}-1_... in {ckpt}")
+        return unit
+    if not ckpt.is_file():
+        raise EvaluationError(f"{ckpt}: there is no such file")
+    if not ckpt.with_suffix(".json").exists():
+        logger.warning("%s has no manifest beside it: not checked, activation relu assumed", ckpt)
+        return None
+    return read_unit(ckpt)
+
+
+def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -> ModelConfig:
+    try:
+        vocab_size, emb_dim = saved["embedding_table"].shape
+        layers = sorted(int(match[1]) for match in map(LAYER.fullmatch, saved) if match)
+        widths = [saved[f"deep.{layer}.weight"].shape[0] for layer in layers]
+    except KeyError as error:
+        raise EvaluationError(f"{path} is no Wide&Deep checkpoint: it lacks {error}") from None
+    return ModelConfig(
+        batch_size=BLOCK_ROWS,
+        field_size=FIELD_SIZE,
+        vocab_size=vocab_size,
+        emb_dim=emb_dim,
+        deep_layer_dim=widths[:-1],
+        deep_layer_act=str(model.get("deep_layer_act", "relu")),
+        emb_init="zeros",
+        weight_bias_init="zeros",
+        l2_coef=0.0,
+        keep_prob=1.0,
+        dropout_flag=False,
+        use_mixed_precision=False,
+        sparse=False,
+        wide_init="zeros",
+        wide_learning_rate=1.0,
+        wide_initial_accumulator=1.0,
+        deep_learning_rate=1.0,
+        table_optimizer="adam",
+        table_learning_rate=1.0,
+    )

@@ -1,0 +1,94 @@
+"""Values of a column from random bits.
+
+A distribution is a table of 1024 equally likely buckets. Only integers are computed with, so the
+values are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
+from typing import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from examples.sample.columns import DENSE, ZIPF_EXPONENT
+
+UInt64 = npt.NDArray[np.uint64]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+# A 64-bit draw decides a field: 10 bits pick a bucket of the distribution, 32 a place in it, and
+# 22 whether the field is missing.
+_BUCKETS = 1 << 10
+_PLACE_SHIFT, _MISSING_SHIFT, _MISSING_BITS = 10, 42, 22
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Bucket b holds the values from start[b], width[b] of them, all equally likely."""
+
+    start: Int64
+    width: UInt64
+
+
+def _distribution(quantile: Callable[[float], float], low: int) -> Distribution:
+    """The distribution whose share ``p`` lies below ``quantile(p)``."""
+    edges = [max(low, round(quantile(bucket / _BUCKETS))) for bucket in range(1, _BUCKETS)]
+    last = max(low, round(quantile(1 - 2.0**-16)))
+    start = np.array([low, *edges], dtype=np.int64)
+    width = np.maximum(np.diff(start, append=last + 1), 1)
+    return Distribution(start, width.astype(np.uint64))
+
+
+@cache
+def dense_distribution(place: int) -> Distribution:
+    """The distribution of a dense column, by its place."""
+    column = DENSE[place]
+    normal = NormalDist(0, column.sigma)
+
+    def quantile(share: float) -> float:
+        return float(column.median * np.exp(normal.inv_cdf(share)) - 0.5 + column.shift)
+
+    return _distribution(quantile, column.shift)
+
+
+@cache
+def dense_effects(place: int) -> Float32:
+    """float32[1024]: the logits of each bucket, by the z-score of its values' logarithm."""
+    column = DENSE[place]
+    values = dense_distribution(place).start - column.shift
+    score = np.log(np.maximum(values, 0.5) / column.median) / column.sigma
+    if column.curve == "bend":
+        score = (score**2 - 1) / np.sqrt(2)
+    return np.asarray(column.effect * (score - score.mean()), dtype=np.float32)
+
+
+@cache
+def zipf_distribution(size: int) -> Distribution:
+    """Slots 0 (the most popular) to size - 1."""
+    power = 1 - ZIPF_EXPONENT
+    top = (size + 1.0) ** power - 1
+
+    def quantile(share: float) -> float:
+        rank = math.floor((share * top + 1) ** (1 / power) - 1)
+        return float(min(rank, size - 1))
+
+    return _distribution(quantile, 0)
+
+
+def drawn(draw: UInt64, distribution: Distribution) -> tuple[Int64, Int64]:
+    """(values, buckets) of some draws."""
+    bucket = (draw & np.uint64(_BUCKETS - 1)).astype(np.int64)
+    place = draw >> np.uint64(_PLACE_SHIFT) & np.uint64(0xFFFFFFFF)
+    within = place * distribution.width[bucket] >> np.uint64(32)
+    return distribution.start[bucket] + within.astype(np.int64), bucket
+
+
+def is_there(draw: UInt64, missing: float) -> npt.NDArray[np.bool_]:
+    """bool[rows]: which fields are there, when a share of them is missing."""
+    threshold = int(missing * (1 << _MISSING_BITS))
+    return (draw >> np.uint64(_MISSING_SHIFT)) >= np.uint64(threshold)
