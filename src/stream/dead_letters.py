@@ -30,7 +30,7 @@ from kafka.errors import (
     RecordListTooLargeError,
 )
 
-from src.stream.kafka_source import SourceError
+from src.stream.broker import SourceError
 from src.stream.partition_reader import open_reader, records_between
 from src.stream.topic import TopicError, ensure_topic
 

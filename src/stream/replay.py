@@ -18,6 +18,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from src.rows.criteo import parse_messages
+from src.stream.broker import SourceError
 from src.stream.dead_letters import (
     REPLAYED,
     REPLAYING,
@@ -32,7 +33,6 @@ from src.stream.dead_letters import (
     open_producer,
     read_book,
 )
-from src.stream.kafka_source import SourceError
 from src.stream.partition_reader import records_between
 
 REPLAYED_FROM = "replayed-from"

@@ -12,8 +12,8 @@ import secrets
 import threading
 from collections.abc import Callable
 
-from src.stream.kafka_source import RowSource
 from src.stream.position import Commit, Position
+from src.stream.row_source import RowSource
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
 from src.stream import dead_letters
+from src.stream.broker import SourceError
 from src.stream.dead_letters import (
     DeadLetter,
     DeadLetterWriter,
@@ -21,7 +22,6 @@ from src.stream.dead_letters import (
     Message,
     WritingStopped,
 )
-from src.stream.kafka_source import SourceError
 from src.stream.topic import TopicError
 
 Record = namedtuple("Record", "key value headers")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Optional, cast
 
-from src.stream.kafka_source import RowSource
 from src.stream.position import Commit, Position
+from src.stream.row_source import RowSource
 from src.trainer.session import TrainerSession
 
 

@@ -1,0 +1,163 @@
+"""The connection to the broker: it waits for a broker that is away, but not for ever."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Callable, TypeVar
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+logger = logging.getLogger(__name__)
+
+MAX_POLL_ROWS = 10_000
+REQUEST_MS = 5_000
+QUICK_REQUEST_MS = 1_000
+RETRY_SECONDS = 0.5
+PROBE_SECONDS = 1.0
+FETCH_WAIT_SECONDS = 0.1  # a request for offsets queues up after a fetch at the stream's end
+
+T = TypeVar("T")
+
+
+class SourceError(RuntimeError):
+    """The broker, topic or wanted offset is not there; one line says which."""
+
+
+class BrokerConnection:
+    """A connection to a topic's broker, for one consumer group.
+
+    Nothing is committed by itself: the group is used for its committed offsets alone.
+
+    Args:
+        bootstrap_servers: host:port,...
+        topic: The topic.
+        group_id: The group.
+        reconnect_seconds: How long to wait for a broker that went away.
+        stopped: Called while waiting; True gives up at once.
+
+    Attributes:
+        topic: The topic.
+        consumer: kafka-python's consumer, with all partitions of the topic assigned.
+        handles: Partition number → its handle, ascending.
+
+    Raises:
+        SourceError: No broker answers, or there is no such topic.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        group_id: str,
+        reconnect_seconds: float,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.topic = topic
+        self._servers = bootstrap_servers
+        self._reconnect_seconds = reconnect_seconds
+        self._stopped = stopped
+        self._heard_at = self._probed_at = time.monotonic()
+        try:
+            self.consumer = _open_consumer(bootstrap_servers, group_id)
+        except (KafkaError, ValueError) as error:
+            raise SourceError(f"no broker answers at {bootstrap_servers}: {error}") from None
+        try:
+            partitions = self._find_partitions()
+        except SourceError:
+            self.close()
+            raise
+        self.handles = {number: TopicPartition(topic, number) for number in partitions}
+        self.consumer.assign(list(self.handles.values()))
+
+    def close(self) -> None:
+        """Leaves the broker."""
+        self.consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def request(self, doing: str, request: Callable[[], T]) -> T:
+        """Repeats a request that fails until it succeeds or reconnect_seconds are over.
+
+        Args:
+            doing: What the request is for, as log lines name it.
+            request: Asks the broker.
+
+        Raises:
+            SourceError: The broker stayed away, or a stop was asked for while it was away.
+        """
+        give_up_at = time.monotonic() + self._reconnect_seconds
+        while True:
+            try:
+                answer = request()
+                self.note_answer()
+                return answer
+            except KafkaError as error:
+                if self._stopped() or time.monotonic() >= give_up_at:
+                    raise SourceError(
+                        f"{doing} of {self.topic} at {self._servers} failed, gave up: {error}"
+                    ) from None
+                logger.warning("%s failed, trying again: %s", doing, error)
+                time.sleep(RETRY_SECONDS)
+
+    def request_ends(self, numbers: Iterable[int]) -> dict[int, int]:
+        """Asks once where some partitions end, and waits a second for the answer.
+
+        Raises:
+            KafkaError: No answer.
+        """
+        handles = [self.handles[number] for number in numbers]
+        found = self.consumer.end_offsets(handles, timeout_ms=QUICK_REQUEST_MS)
+        return {handle.partition: int(offset) for handle, offset in found.items()}
+
+    def note_answer(self) -> None:
+        """The broker has just answered."""
+        self._heard_at = time.monotonic()
+
+    def probe(self) -> None:
+        """Asks a silent broker something, once a second: it may be idle or gone.
+
+        Raises:
+            SourceError: The broker stayed away for longer than reconnect_seconds.
+        """
+        now = time.monotonic()
+        if now - max(self._probed_at, self._heard_at) < PROBE_SECONDS:
+            return
+        self._probed_at = now
+        try:
+            self.request_ends(self.handles)
+            self.note_answer()
+        except KafkaError as error:
+            silent = time.monotonic() - self._heard_at
+            if silent >= self._reconnect_seconds:
+                raise SourceError(
+                    f"the broker at {self._servers} has been away for {silent:.0f} s"
+                ) from None
+            logger.warning("the broker has been away for %.0f s: %s", silent, error)
+
+    def _find_partitions(self) -> list[int]:
+        found = self.request(
+            "looking for the topic", lambda: self.consumer.partitions_for_topic(self.topic)
+        )
+        if not found:
+            raise SourceError(
+                f"there is no topic {self.topic} at {self._servers}: kafka_client.py creates it"
+            )
+        return sorted(found)
+
+
+def _open_consumer(bootstrap_servers: str, group_id: str) -> KafkaConsumer:
+    return KafkaConsumer(
+        bootstrap_servers=bootstrap_servers.split(","),
+        group_id=group_id,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        allow_auto_create_topics=False,
+        bootstrap_timeout_ms=10_000,
+        max_poll_records=MAX_POLL_ROWS,
+        max_partition_fetch_bytes=4 << 20,
+        fetch_max_wait_ms=int(1000 * FETCH_WAIT_SECONDS),
+        reconnect_backoff_max_ms=1_000,
+        request_timeout_ms=10_000,
+        metrics_enabled=False,
+    )

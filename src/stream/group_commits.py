@@ -1,0 +1,77 @@
+"""What the consumer group has committed: the position of the stream, and the trainer's session."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Callable
+
+from kafka import TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from src.stream.broker import REQUEST_MS, BrokerConnection
+from src.stream.offsets import TopicOffsets
+from src.stream.position import Commit
+
+logger = logging.getLogger(__name__)
+
+
+class GroupCommits:
+    """Reads and writes the group's commit.
+
+    Args:
+        broker: The connection.
+        offsets: The topic's offsets.
+    """
+
+    def __init__(self, broker: BrokerConnection, offsets: TopicOffsets) -> None:
+        self._broker = broker
+        self._offsets = offsets
+
+    def read(self) -> Commit | None:
+        """The last commit, or None where there is none.
+
+        Raises:
+            SourceError: The broker stayed away.
+        """
+        found = {
+            number: self._broker.request("reading the committed position", self._ask(handle))
+            for number, handle in self._broker.handles.items()
+        }
+        known = {number: entry for number, entry in found.items() if entry is not None}
+        if not known:
+            return None
+        offsets = {number: int(entry.offset) for number, entry in known.items()}
+        # A partition added since the last commit starts at its beginning.
+        missing = [number for number in found if number not in known]
+        offsets.update(self._offsets.beginnings(missing))
+        return Commit.from_offsets(offsets, next(iter(known.values())).metadata)
+
+    def write(self, commit: Commit) -> None:
+        """Commits a position with its session, for all partitions at once.
+
+        Raises:
+            SourceError: The broker stayed away.
+        """
+        self._broker.request("committing the position", lambda: self._write_once(commit))
+
+    def try_write(self, commit: Commit) -> bool:
+        """Commits once and returns whether it worked: a later commit makes up for a lost one."""
+        try:
+            self._write_once(commit)
+        except KafkaError as error:
+            logger.warning("position %s is not committed: %s", commit.position, error)
+            return False
+        return True
+
+    def _ask(self, handle: TopicPartition) -> Callable[[], Any]:
+        consumer = self._broker.consumer
+        return lambda: consumer.committed(handle, metadata=True, timeout_ms=REQUEST_MS)
+
+    def _write_once(self, commit: Commit) -> None:
+        metadata = commit.metadata()
+        offsets = {
+            self._broker.handles[number]: OffsetAndMetadata(offset, metadata, -1)
+            for number, offset in commit.position.offsets.items()
+        }
+        self._broker.consumer.commit(offsets, timeout_ms=REQUEST_MS)

@@ -1,0 +1,294 @@
+"""Where consumer and trainer read the topic: partitions → rows with offsets, and commits.
+
+Guarantee: after a seek, every message of every partition is returned in offset order, from the
+wanted position on. It stays held until it is dropped. Nothing is committed unless ``commit`` is
+called. Partitions are assigned by hand; the group only holds the committed offsets.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Callable
+
+import numpy as np
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+
+from src.process.arrays import Array
+from src.stream.broker import QUICK_REQUEST_MS, RETRY_SECONDS, BrokerConnection, SourceError
+from src.stream.group_commits import GroupCommits
+from src.stream.offsets import TopicOffsets
+from src.stream.position import Commit, PartitionLag, Position
+
+logger = logging.getLogger(__name__)
+
+MAX_HELD_ROWS = 200_000
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """The first messages held of one partition.
+
+    Attributes:
+        partition: Its number.
+        values: The raw message values.
+        offset: int64[messages].
+        timestamp: int64[messages], ms since 1970.
+        exhausted: Whether the topic holds nothing in this partition beyond these messages.
+    """
+
+    partition: int
+    values: list[bytes | None]
+    offset: Array
+    timestamp: Array
+    exhausted: bool
+
+
+class _Queue:
+    """The messages held of one partition, oldest first."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes | None] = []
+        self.offsets: list[int] = []
+        self.timestamps: list[int] = []
+
+    def extend(self, records: list[Any]) -> None:
+        self.values.extend([record.value for record in records])
+        self.offsets.extend([record.offset for record in records])
+        self.timestamps.extend([record.timestamp for record in records])
+
+    def drop(self, rows: int) -> None:
+        del self.values[:rows], self.offsets[:rows], self.timestamps[:rows]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class RowSource:
+    """Reads a topic's partitions, and reads and writes the group's commit.
+
+    Args:
+        bootstrap_servers: host:port,...
+        topic: The topic.
+        group_id: The group whose committed offsets are the stream's position.
+        reconnect_seconds: How long to wait for a broker that went away.
+        stopped: Called while waiting; True gives up at once.
+        allow_loss: Where retention has deleted the wanted row, start at the first row there is.
+
+    Attributes:
+        partitions: The numbers of the topic's partitions, ascending.
+
+    Raises:
+        SourceError: No broker answers, or there is no such topic.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        group_id: str,
+        reconnect_seconds: float = 60,
+        stopped: Callable[[], bool] = lambda: False,
+        allow_loss: bool = False,
+    ) -> None:
+        self._broker = BrokerConnection(
+            bootstrap_servers, topic, group_id, reconnect_seconds, stopped
+        )
+        self._offsets = TopicOffsets(self._broker, allow_loss)
+        self._commits = GroupCommits(self._broker, self._offsets)
+        self.partitions = list(self._broker.handles)
+        self._queues = {number: _Queue() for number in self.partitions}
+        self._paused: set[int] = set()
+        self._least_end: dict[int, int] = {}
+
+    def __enter__(self) -> RowSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the broker."""
+        self._broker.close()
+
+    def committed(self) -> Commit | None:
+        """What the group has committed for the topic, or None where it has nothing yet."""
+        return self._commits.read()
+
+    def commit(self, commit: Commit) -> None:
+        """Commits a position with its session, for all partitions at once.
+
+        Raises:
+            SourceError: The broker stayed away for longer than reconnect_seconds.
+        """
+        self._commits.write(commit)
+
+    def try_commit(self, commit: Commit) -> bool:
+        """Commits once and returns whether it worked: a later commit makes up for a lost one."""
+        return self._commits.try_write(commit)
+
+    def try_ends(self) -> dict[int, int] | None:
+        """Where each partition ends by now; None where no broker answers within a second."""
+        try:
+            return self._broker.request_ends(self.partitions)
+        except KafkaError as error:
+            logger.debug("the ends of %s are not known: %s", self._broker.topic, error)
+            return None
+
+    def resolve_start(self, start: str) -> Position:
+        """Where to begin reading.
+
+        Args:
+            start: "committed" (earliest where nothing is), or what ``TopicOffsets.of_start`` reads.
+
+        Raises:
+            SourceError: ``start`` can't be read, or retention has deleted the wanted rows.
+        """
+        if start == "committed":
+            committed = self.committed()
+            position = committed.position if committed else self._position_of("earliest")
+        else:
+            position = self._position_of(start)
+        self._offsets.reachable(position.offsets, self._offsets.ends())
+        return position
+
+    def seek(self, position: Position) -> None:
+        """Drops everything held and reads on from a position.
+
+        Raises:
+            SourceError: The broker stayed away for longer than reconnect_seconds, or retention has
+                deleted the wanted rows.
+        """
+        # Earlier fetches may have seen less of the topic than it holds by now.
+        self._least_end = self._offsets.ends()
+        self._fetch_from(position.offsets, self._least_end)
+        self._queues = {number: _Queue() for number in self.partitions}
+        self._broker.consumer.resume(*self._broker.handles.values())
+        self._paused.clear()
+
+    def poll(self, timeout_seconds: float) -> None:
+        """Fetches what is there, waiting up to ``timeout_seconds`` for something.
+
+        Raises:
+            SourceError: The broker stayed away for longer than reconnect_seconds, or retention has
+                deleted rows before they were read.
+        """
+        try:
+            batches = self._broker.consumer.poll(timeout_ms=int(timeout_seconds * 1000))
+        except OffsetOutOfRangeError:
+            self._skip_deleted_rows()
+            batches = {}
+        except KafkaError as error:
+            if not error.retriable:
+                raise SourceError(f"reading {self._broker.topic}: {error}") from None
+            # A refused or lost connection raises at once: don't ask again at full speed.
+            time.sleep(min(timeout_seconds, RETRY_SECONDS))
+            batches = {}
+        for handle, records in batches.items():
+            self._queues[handle.partition].extend(records)
+        if batches:
+            self._broker.note_answer()
+        else:
+            self._broker.probe()
+        self._bound_memory()
+
+    def waiting(self) -> int:
+        """How many messages are held."""
+        return sum(map(len, self._queues.values()))
+
+    def lag(self) -> dict[int, PartitionLag]:
+        """The lag of each partition, by the ends that the broker reported with the last rows."""
+        lags = {}
+        for number, queue in self._queues.items():
+            end = self._known_end(number)
+            # With an empty queue, all that was fetched has been taken.
+            next_offset = queue.offsets[0] if queue.offsets else (self._next_fetch(number) or end)
+            oldest = time.time() - queue.timestamps[0] / 1000 if queue.timestamps else 0.0
+            lags[number] = PartitionLag(max(end - next_offset, 0), max(oldest, 0.0))
+        return lags
+
+    def held(self, limit_per_partition: int) -> list[HeldRows]:
+        """The first messages held of each partition, in partition order; they stay held."""
+        found = []
+        for number in self.partitions:
+            queue = self._queues[number]
+            count = min(len(queue), limit_per_partition)
+            found.append(
+                HeldRows(
+                    number,
+                    queue.values[:count],
+                    np.array(queue.offsets[:count], dtype=np.int64),
+                    np.array(queue.timestamps[:count], dtype=np.int64),
+                    count == len(queue) and self._at_end(number),
+                )
+            )
+        return found
+
+    def drop(self, partition: int, rows: int) -> None:
+        """Releases the first held messages of a partition."""
+        self._queues[partition].drop(rows)
+
+    def _position_of(self, start: str) -> Position:
+        return Position(self._offsets.of_start(start))
+
+    def _known_end(self, number: int) -> int:
+        """Where a partition ended when the broker last reported it."""
+        reported = self._broker.consumer.highwater(self._broker.handles[number]) or 0
+        return max(reported, self._least_end.get(number, 0))
+
+    def _next_fetch(self, number: int) -> Any:
+        """The offset from which a partition is fetched next; None before the first seek."""
+        handle = self._broker.handles[number]
+        return self._broker.consumer.position(handle, timeout_ms=QUICK_REQUEST_MS)
+
+    def _at_end(self, number: int) -> bool:
+        """Whether everything has been fetched that the broker last reported.
+
+        A paused partition is not fetched, so its present end is not known.
+        """
+        if number in self._paused or number not in self._least_end:
+            return False
+        return bool(self._next_fetch(number) >= self._known_end(number))
+
+    def _skip_deleted_rows(self) -> None:
+        """Goes on after rows that were deleted before they could be fetched, if that is allowed.
+
+        What is held stays held. The next row fetched covers the deleted ones.
+        """
+        reached = {number: int(self._next_fetch(number)) for number in self.partitions}
+        self._fetch_from(reached, self._offsets.ends())
+
+    def _fetch_from(self, wanted: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        for number, offset in self._offsets.reachable(wanted, ends).items():
+            self._broker.consumer.seek(self._broker.handles[number], offset)
+            gone = offset - wanted.get(number, offset)
+            if gone > 0:
+                logger.warning("partition %d: %d rows are gone, going on", number, gone)
+
+    def _bound_memory(self) -> None:
+        """Pauses a partition that holds much, until it holds half of that."""
+        limit = max(MAX_HELD_ROWS // len(self.partitions), 1)
+        for number, queue in self._queues.items():
+            if len(queue) >= limit and number not in self._paused:
+                self._broker.consumer.pause(self._broker.handles[number])
+                self._paused.add(number)
+            elif len(queue) <= limit // 2 and number in self._paused:
+                self._resume(number)
+
+    def _resume(self, number: int) -> None:
+        """Fetches a paused partition again, once the broker has reported its present end."""
+        try:
+            self._least_end.update(self._broker.request_ends([number]))
+        except KafkaError as error:
+            logger.debug("partition %d stays paused: %s", number, error)
+            return
+        self._broker.consumer.resume(self._broker.handles[number])
+        self._paused.discard(number)
