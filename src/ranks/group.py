@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -23,7 +23,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
 
 from src.process.arrays import Array
-from src.ranks.heartbeat import Pulse, pulse_from
+from src.ranks.heartbeat import HeartbeatWriter, heartbeat_writer_from
 from src.ranks.placement import MEETING_VARIABLE, Placement, RankError, Role
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,15 @@ class Ranks:
     Args:
         rank: This one's number, from 0.
         size: How many there are.
-        pulse: Is told each exchange.
+        heartbeat: Counts the exchanges.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, pulse: Optional[Pulse] = None) -> None:
+    def __init__(
+        self, rank: int = 0, size: int = 1, heartbeat: HeartbeatWriter | None = None
+    ) -> None:
         self.rank = rank
         self.size = size
-        self._pulse = pulse or Pulse(None)
+        self._heartbeat = heartbeat or HeartbeatWriter(None)
         self._cell = _Sum() if size > 1 else None
 
     @property
@@ -80,7 +82,7 @@ class Ranks:
         """
         if self._cell is None:
             return values
-        self._pulse.rounds += 1
+        self._heartbeat.rounds += 1
         try:
             result: Array = self._cell(Tensor(values, ms.float32)).asnumpy()
         except RuntimeError as error:
@@ -207,7 +209,7 @@ def meet(placement: Placement) -> Ranks:
     """
     if placement.role is Role.ALONE:
         return Ranks()
-    pulse = pulse_from(dict(os.environ), placement.index)
+    heartbeat = heartbeat_writer_from(dict(os.environ), placement.index)
     seconds = int(os.environ.get(MEETING_VARIABLE, MEETING_SECONDS))
     logger.info(
         "%s: waiting for %d ranks to meet, %d s at most",
@@ -220,11 +222,11 @@ def meet(placement: Placement) -> Ranks:
             raise RankError(
                 f"the ranks did not meet: {' '.join(str(error).split())[:200]}"
             ) from None
-        ranks = Ranks(get_rank(), get_group_size(), pulse)
+        ranks = Ranks(get_rank(), get_group_size(), heartbeat)
         ranks.sum(np.zeros(1, np.float32))  # that init returns does not mean that all are there
     if ranks.size != placement.size:
         raise RankError(f"{ranks.size} ranks have met, expected {placement.size}")
-    pulse.rank = ranks.rank  # from now on the launcher watches it
+    heartbeat.rank = ranks.rank  # from now on the launcher watches it
     logger.info("rank %d of %d", ranks.rank, ranks.size)
     return ranks
 

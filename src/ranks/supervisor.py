@@ -16,12 +16,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
 from src.process.child_processes import ended_with_parent
 from src.process.ports import free_port, is_listening
 from src.process.stop import StopFlag
-from src.ranks.heartbeat import FOLDER_VARIABLE, Beat, HangDetector, last_beat
+from src.ranks.heartbeat import FOLDER_VARIABLE, HangDetector, Heartbeat, last_heartbeat
 from src.ranks.placement import INDEX_VARIABLE, MEETING_VARIABLE, NOT_MET_EXIT_CODE
 from src.ranks.rank_output import RankOutput
 
@@ -29,22 +28,22 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 LISTEN_SECONDS = 60.0
-LOOK_SECONDS = 0.1
-BLAME_SECONDS = 1.0  # within which another rank's failure may turn out to be the first one's cause
-STRAGGLER_SECONDS = 30.0
+POLL_SECONDS = 0.1
+CAUSE_SECONDS = 1.0  # the rank whose failure caused the others' may end this much later
+END_TOGETHER_SECONDS = 30.0
 STOP_SECONDS = 90.0  # a checkpoint may be under way
 END_SECONDS = 5.0
 NOT_MET = (NOT_MET_EXIT_CODE, -signal.SIGALRM, 128 + signal.SIGALRM)
-# How a rank ends that is told to stop before it has a handler; later it ends with 0.
-NOT_HEARD = tuple(
+# Exit codes of a rank that is stopped before it has a signal handler; later it ends with 0.
+NO_HANDLER = tuple(
     code for number in (signal.SIGTERM, signal.SIGUSR1) for code in (-number, 128 + number)
 )
-MPIRUN_BLAMES = re.compile(r"process rank (\d+)|Process name: \[\[\d+,\d+\],(\d+)\]")
+FAILED_UNDER_MPIRUN = re.compile(r"process rank (\d+)|Process name: \[\[\d+,\d+\],(\d+)\]")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What is to be run.
+    """What to run.
 
     Attributes:
         command: The command of one rank, and of the scheduler.
@@ -53,10 +52,10 @@ class Launch:
         scheduler_host: Address of the dynamic network's scheduler; "" where there is none.
         scheduler_port: Its port.
         starts_scheduler: Whether it runs on this machine.
-        chooses_port: Whether another port will do as well, as nobody elsewhere has to know it.
-        mpirun: ``mpirun`` and its flags, where that starts the ranks.
+        chooses_port: Whether its port may change, as no other machine has to know it.
+        mpirun: ``mpirun`` and its flags, if mpirun starts the ranks; else empty.
         meeting_seconds: How long the ranks may take to meet.
-        hang_seconds: How long a rank may hang; 0 for ever.
+        hang_seconds: How long a rank may hang; 0 for no limit.
         logs: Folder of the logs.
     """
 
@@ -72,17 +71,22 @@ class Launch:
     hang_seconds: float
     logs: Path
 
-    def environment(self, port: int, pulses: str) -> dict[str, str]:
-        """What all processes are told."""
-        told = {
-            FOLDER_VARIABLE: pulses,
+    def environment(self, port: int, heartbeats: str) -> dict[str, str]:
+        """The environment variables that all processes get.
+
+        Args:
+            port: The scheduler's, which may have changed since the launch began.
+            heartbeats: Folder of the heartbeats.
+        """
+        variables = {
+            FOLDER_VARIABLE: heartbeats,
             MEETING_VARIABLE: str(self.meeting_seconds),
         }
         if self.scheduler_host:
-            told["MS_SCHED_HOST"] = self.scheduler_host
-            told["MS_SCHED_PORT"] = str(port)
-            told["MS_WORKER_NUM"] = str(self.size)
-        return told
+            variables["MS_SCHED_HOST"] = self.scheduler_host
+            variables["MS_SCHED_PORT"] = str(port)
+            variables["MS_WORKER_NUM"] = str(self.size)
+        return variables
 
 
 class End(enum.Enum):
@@ -99,15 +103,15 @@ class _Process:
     index: int
     process: subprocess.Popen[bytes]
     readers: Sequence[threading.Thread]
-    ended_at: Optional[float] = field(default=None)
+    ended_at: float | None = field(default=None)
 
     @property
-    def code(self) -> Optional[int]:
+    def code(self) -> int | None:
         return self.process.poll()
 
 
 class Supervisor:
-    """Starts the processes of a launch and looks after them until the last has ended.
+    """Starts the processes of a launch and watches them until the last has ended.
 
     Args:
         launch: What to run.
@@ -118,14 +122,17 @@ class Supervisor:
         self._launch = launch
         self._flag = flag
         self._output = RankOutput(launch.logs)
-        self._scheduler: Optional[_Process] = None
+        self._scheduler: _Process | None = None
         self._ranks: list[_Process] = []
 
     def run(self) -> int:
-        """Runs to the end; 0 where every rank has ended well, else 1. Must be the main thread.
+        """Runs to the end, in the main thread.
 
-        Where the ranks did not meet, which MindSpore's start does not always manage, all are
-        started again on another port.
+        MindSpore's start sometimes fails: the ranks do not meet. Then all are started again on
+        another port.
+
+        Returns:
+            0 if every rank has ended well, else 1.
         """
         port = self._launch.scheduler_port
         with contextlib.closing(self._output):
@@ -145,52 +152,53 @@ class Supervisor:
 
     def _attempt(self, port: int) -> End:
         self._ranks, self._scheduler = [], None
-        with tempfile.TemporaryDirectory(prefix="pulses_") as pulses:
+        with tempfile.TemporaryDirectory(prefix="heartbeats_") as heartbeats:
             try:
-                if self._launch.starts_scheduler and not self._start_scheduler(port, pulses):
+                if self._launch.starts_scheduler and not self._start_scheduler(port, heartbeats):
                     return End.NOT_MET
-                self._start_ranks(port, pulses)
-                return self._watch(Path(pulses))
+                self._start_ranks(port, heartbeats)
+                return self._watch(Path(heartbeats))
             finally:
                 self._end_all()
 
     # --- starting
 
-    def _start_scheduler(self, port: int, pulses: str) -> bool:
-        told = {**self._launch.environment(port, pulses), "MS_ROLE": "MS_SCHED"}
-        self._scheduler = self._start("scheduler", -1, self._launch.command, told)
+    def _start_scheduler(self, port: int, heartbeats: str) -> bool:
+        variables = {**self._launch.environment(port, heartbeats), "MS_ROLE": "MS_SCHED"}
+        self._scheduler = self._start("scheduler", -1, self._launch.command, variables)
         give_up_at = time.monotonic() + LISTEN_SECONDS
         while not is_listening(port):
-            over = time.monotonic() >= give_up_at or self._flag.wait(LOOK_SECONDS)
-            if over or self._scheduler.code is not None:
+            is_over = time.monotonic() >= give_up_at or self._flag.wait(POLL_SECONDS)
+            if is_over or self._scheduler.code is not None:
                 return False
         logger.info("the scheduler listens on %s:%d", self._launch.scheduler_host, port)
         return True
 
-    def _start_ranks(self, port: int, pulses: str) -> None:
+    def _start_ranks(self, port: int, heartbeats: str) -> None:
         launch = self._launch
-        told = launch.environment(port, pulses)
+        variables = launch.environment(port, heartbeats)
         if launch.mpirun:
-            self._ranks = [self._start("mpirun", -1, [*launch.mpirun, *launch.command], told)]
+            command = [*launch.mpirun, *launch.command]
+            self._ranks = [self._start("mpirun", -1, command, variables)]
             return
         if launch.scheduler_host:
-            told["MS_ROLE"] = "MS_WORKER"
+            variables["MS_ROLE"] = "MS_WORKER"
         for index in range(launch.local):
-            own = {**told, INDEX_VARIABLE: str(index)}
+            own = {**variables, INDEX_VARIABLE: str(index)}
             self._ranks.append(self._start(f"worker {index}", index, launch.command, own))
 
     def _start(
-        self, name: str, index: int, command: Sequence[str], told: Mapping[str, str]
+        self, name: str, index: int, command: Sequence[str], variables: Mapping[str, str]
     ) -> _Process:
-        # mpirun ends its ranks when it is asked to end, but not when it is killed.
+        # mpirun ends its ranks on SIGTERM, but not when it is killed.
         number = signal.SIGTERM if name == "mpirun" else signal.SIGKILL
         process = subprocess.Popen(
             command,
-            env={**os.environ, **told},
+            env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us, who pass it on
+            start_new_session=True,  # Ctrl-C reaches only this process, which passes it on
             preexec_fn=ended_with_parent(number),
         )
         assert process.stdout is not None and process.stderr is not None
@@ -202,33 +210,33 @@ class Supervisor:
 
     # --- watching
 
-    def _watch(self, pulses: Path) -> End:
+    def _watch(self, heartbeats: Path) -> End:
         hangs = HangDetector(self._launch.hang_seconds) if self._launch.hang_seconds else None
-        told_at: Optional[float] = None
+        stop_sent_at: float | None = None
         while True:
-            if self._flag.is_set() and told_at is None:
-                told_at = time.monotonic()
-                self._tell_to_stop()
-            wrong = self._what_is_wrong(told_at)
-            if wrong is None and hangs is not None:
-                wrong = self._hanging(hangs, pulses)
-            if wrong is not None:
-                return self._fail(wrong, pulses)
+            if self._flag.is_set() and stop_sent_at is None:
+                stop_sent_at = time.monotonic()
+                self._send_stop()
+            fault = self._fault(stop_sent_at)
+            if fault is None and hangs is not None:
+                fault = self._hang(hangs, heartbeats)
+            if fault is not None:
+                return self._fail(fault, heartbeats)
             if all(rank.code == 0 for rank in self._ranks):
                 logger.info("all ranks have ended well")
                 return End.WELL
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
-    def _tell_to_stop(self) -> None:
-        """Passes the stop on; one rank that hears of it stops all."""
+    def _send_stop(self) -> None:
+        """Passes the stop on; one rank that receives it stops all."""
         logger.info("%s: stopping all ranks", self._flag.reason)
         number = signal.SIGUSR1 if self._launch.mpirun else signal.SIGTERM
         for rank in self._ranks:
             if rank.code is None:
                 rank.process.send_signal(number)
 
-    def _what_is_wrong(self, told_at: Optional[float]) -> Optional[str]:
-        """What of the processes' ends is not as it should be; "" where the codes speak."""
+    def _fault(self, stop_sent_at: float | None) -> str | None:
+        """A process that ended too early or too late; "" where the exit codes tell all."""
         now = time.monotonic()
         for process in (*self._ranks, *((self._scheduler,) if self._scheduler else ())):
             if process.code is not None and process.ended_at is None:
@@ -239,78 +247,78 @@ class Supervisor:
         if not running:
             return None
         scheduler = self._scheduler
-        # It may be the first to see that all have left.
+        # The scheduler may notice before this process does that all workers have ended.
         if scheduler is not None and scheduler.ended_at is not None:
             patience = 0.0 if scheduler.code else END_SECONDS
             if now - scheduler.ended_at >= patience:
                 return f"the scheduler has ended ({describe(scheduler.code)})"
         ended = [rank.ended_at for rank in self._ranks if rank.ended_at is not None]
-        if ended and now - min(ended) > STRAGGLER_SECONDS:
+        if ended and now - min(ended) > END_TOGETHER_SECONDS:
             return f"{', '.join(running)} did not end with the others"
-        if told_at is not None and now - told_at > STOP_SECONDS:
+        if stop_sent_at is not None and now - stop_sent_at > STOP_SECONDS:
             return f"{', '.join(running)} did not stop within {STOP_SECONDS:.0f} s"
         return None
 
-    def _beats(self, pulses: Path) -> dict[int, Beat]:
-        """The last beats of the ranks that have met the others, by the launcher's number.
+    def _last_heartbeats(self, folder: Path) -> dict[int, Heartbeat]:
+        """The last heartbeats of the ranks that have met the others, by the launcher's number.
 
-        One that has not may be silent: MindSpore holds the interpreter while it waits for them.
+        A rank that still waits for the others may write none: MindSpore holds the interpreter.
         """
         size = self._launch.size if self._launch.mpirun else self._launch.local
-        found = {index: last_beat(pulses, index) for index in range(size)}
-        return {index: beat for index, beat in found.items() if beat and beat.rank >= 0}
+        found = {index: last_heartbeat(folder, index) for index in range(size)}
+        return {index: last for index, last in found.items() if last and last.rank >= 0}
 
-    def _hanging(self, hangs: HangDetector, pulses: Path) -> Optional[str]:
-        found = self._beats(pulses)
-        beats = {index: beat for index, beat in found.items() if is_running(beat.pid)}
-        hang = hangs.look(beats, time.time())
+    def _hang(self, hangs: HangDetector, heartbeats: Path) -> str | None:
+        found = self._last_heartbeats(heartbeats)
+        of_running = {index: last for index, last in found.items() if is_running(last.pid)}
+        hang = hangs.find(of_running, time.time())
         if hang is None:
             return None
         index, what = hang
-        return f"{self._titled(index, pulses)} {what}{self._last_words(f'worker {index}')}"
+        return f"{self._title(index, heartbeats)} {what}{self._log_tail(f'worker {index}')}"
 
     # --- failing and ending
 
-    def _fail(self, wrong: str, pulses: Path) -> End:
-        """Says what went wrong, and whether another attempt is worth while."""
-        if wrong:
-            logger.error("%s", wrong)
-            # Its own patience with ranks that do not register may be the first to end.
-            is_early = self._scheduler_is_gone() and not self._beats(pulses)
+    def _fail(self, fault: str, heartbeats: Path) -> End:
+        """Logs what went wrong, and returns whether another attempt is worth while."""
+        if fault:
+            logger.error("%s", fault)
+            # The scheduler's own time-out for ranks that do not register may be the first.
+            is_early = self._scheduler_is_gone() and not self._last_heartbeats(heartbeats)
             return End.NOT_MET if is_early else End.FAILED
-        time.sleep(BLAME_SECONDS)
+        time.sleep(CAUSE_SECONDS)
         failed = [rank for rank in self._ranks if rank.code]
-        is_early = self._flag.is_set() and not self._beats(pulses)
-        expected = (*NOT_MET, *NOT_HEARD) if is_early else NOT_MET
+        is_early = self._flag.is_set() and not self._last_heartbeats(heartbeats)
+        expected = (*NOT_MET, *NO_HANDLER) if is_early else NOT_MET
         if all(rank.code in expected for rank in failed):
             return End.NOT_MET
         for rank in failed:
-            index = self._blamed_by_mpirun() if self._launch.mpirun else rank.index
+            index = self._failed_under_mpirun() if self._launch.mpirun else rank.index
             name = rank.name if index is None else f"worker {index}"
-            title = rank.name if index is None else self._titled(index, pulses)
-            words = self._last_words(name)
-            logger.error("%s has failed: %s%s", title, describe(rank.code), words)
+            title = rank.name if index is None else self._title(index, heartbeats)
+            log_tail = self._log_tail(name)
+            logger.error("%s has failed: %s%s", title, describe(rank.code), log_tail)
         return End.FAILED
 
     def _scheduler_is_gone(self) -> bool:
         return self._scheduler is not None and self._scheduler.code is not None
 
-    def _blamed_by_mpirun(self) -> Optional[int]:
-        found = MPIRUN_BLAMES.search("\n".join(self._output.tail("mpirun")))
+    def _failed_under_mpirun(self) -> int | None:
+        found = FAILED_UNDER_MPIRUN.search("\n".join(self._output.tail("mpirun")))
         return int(found[1] or found[2]) if found else None
 
-    def _titled(self, index: int, pulses: Path) -> str:
-        beat = last_beat(pulses, index)
-        rank = f" (rank {beat.rank})" if beat is not None and beat.rank >= 0 else ""
+    def _title(self, index: int, heartbeats: Path) -> str:
+        last = last_heartbeat(heartbeats, index)
+        rank = f" (rank {last.rank})" if last is not None and last.rank >= 0 else ""
         return f"worker {index}{rank}"
 
-    def _last_words(self, name: str) -> str:
+    def _log_tail(self, name: str) -> str:
         tail = self._output.tail(name)
         lines = "".join(f"\n    {line}" for line in tail)
         return f"; the end of {self._output.log_path(name)}:{lines}" if tail else ""
 
     def _end_all(self) -> None:
-        """Leaves nothing running."""
+        """Ends every process that still runs."""
         everyone = [*self._ranks, *([self._scheduler] if self._scheduler else [])]
         for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, END_SECONDS)):
             running = [process for process in self._ranks if process.code is None]
@@ -320,16 +328,16 @@ class Supervisor:
                 process.process.send_signal(number)
             give_up_at = time.monotonic() + seconds
             while time.monotonic() < give_up_at and any(p.code is None for p in running):
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
         if self._scheduler is not None and self._scheduler.code is None:
-            # Other machines may have workers that leave a little later.
+            # Workers on other machines may end a little later.
             is_needed = self._ranks and not self._launch.chooses_port
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._scheduler.process.wait(END_SECONDS if is_needed else 0)
             self._scheduler.process.kill()
         for process in everyone:
             process.process.wait()
-        give_up_at = time.monotonic() + END_SECONDS  # somebody else may hold a pipe of theirs
+        give_up_at = time.monotonic() + END_SECONDS  # a grandchild may still hold their pipe
         for reader in (reader for process in everyone for reader in process.readers):
             reader.join(max(0.0, give_up_at - time.monotonic()))
 
@@ -339,7 +347,7 @@ def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def describe(code: Optional[int]) -> str:
+def describe(code: int | None) -> str:
     """An exit code in words."""
     if code is None:
         return "still running"

@@ -185,8 +185,8 @@ def test_on_the_cpu_mpiruns_ranks_get_a_scheduler() -> None:
 def test_on_the_gpu_mpirun_is_all_that_the_ranks_need() -> None:
     told = launch(*MPIRUN, "--", "--device_target=GPU")
     assert (told.scheduler_host, told.starts_scheduler) == ("", False)
-    assert told.environment(0, "pulses").keys() == {
-        "ONLINE_TRAIN_PULSES",
+    assert told.environment(0, "heartbeats").keys() == {
+        "ONLINE_TRAIN_HEARTBEATS",
         "ONLINE_TRAIN_MEETING_SECONDS",
     }
 
@@ -205,7 +205,7 @@ def test_a_launch_of_one_is_a_trainer_that_is_alone(argv: list[str]) -> None:
     told = launch(*argv, "127.0.0.1")
     assert (told.size, told.local) == (1, 1)
     assert (told.scheduler_host, told.starts_scheduler, list(told.mpirun)) == ("", False, [])
-    assert "MS_WORKER_NUM" not in told.environment(0, "pulses")
+    assert "MS_WORKER_NUM" not in told.environment(0, "heartbeats")
 
 
 @pytest.mark.parametrize("argv", [MPIRUN, NETWORK])

@@ -1,4 +1,4 @@
-"""Launches of real processes: they end well together, or one's failure ends all and is told."""
+"""Launches of real processes: all end well, or one fails, is reported and ends the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import Optional
 
 import pytest
 
@@ -26,12 +24,12 @@ from src.ranks.supervisor import ATTEMPTS, Launch, Supervisor, describe
 from tests.process.test_child_processes import is_gone
 
 ROOT = Path(__file__).resolve().parents[2]
-# What every rank's script begins with: its number, a folder of the test's, and a polite end.
+# Each rank's script begins with: its number, the test's folder, and a handler of stop signals.
 PREAMBLE = """
 import os, signal, socket, sys, time
 from pathlib import Path
 from src.process.child_processes import end_with_parent
-from src.ranks.heartbeat import FOLDER_VARIABLE, last_beat, pulse_from
+from src.ranks.heartbeat import FOLDER_VARIABLE, heartbeat_writer_from, last_heartbeat
 from src.ranks.placement import INDEX_VARIABLE
 if "OMPI_COMM_WORLD_SIZE" in os.environ:
     end_with_parent()  # as online_train.py does
@@ -45,13 +43,13 @@ def end_well(number, frame):
 signal.signal(signal.SIGTERM, end_well)
 signal.signal(signal.SIGUSR1, end_well)
 (folder / f"pid_{name}").write_text(str(os.getpid()))
-def beat(rank, rounds):
-    pulse = pulse_from(dict(os.environ), index)
-    pulse.rank, pulse.rounds = rank, rounds
-    pulses = Path(os.environ[FOLDER_VARIABLE])
-    while (told := last_beat(pulses, index)) is None or told.rank != rank:
+def start_heartbeat(rank, rounds):
+    writer = heartbeat_writer_from(dict(os.environ), index)
+    writer.rank, writer.rounds = rank, rounds
+    heartbeats = Path(os.environ[FOLDER_VARIABLE])
+    while (last := last_heartbeat(heartbeats, index)) is None or last.rank != rank:
         time.sleep(0.01)
-    return pulse
+    return writer
 def wait_for(*names, seconds=20):
     until = time.monotonic() + seconds
     while not all((folder / name).exists() for name in names):
@@ -59,13 +57,7 @@ def wait_for(*names, seconds=20):
         time.sleep(0.01)
 """
 pytestmark = pytest.mark.timeout(60)
-needs_mpirun = pytest.mark.skipif(
-    shutil.which("mpirun") is None, reason="mpirun is not installed (Debian: openmpi-bin)"
-)
-BY_EACH_LAUNCHER = [
-    pytest.param(False, id="network"),
-    pytest.param(True, id="mpirun", marks=needs_mpirun),
-]
+BY_EACH_LAUNCHER = [pytest.param(False, id="network"), pytest.param(True, id="mpirun")]
 
 
 def launch_of(folder: Path, body: str, size: int = 2, by_mpirun: bool = False) -> Launch:
@@ -88,7 +80,7 @@ def launch_of(folder: Path, body: str, size: int = 2, by_mpirun: bool = False) -
     )
 
 
-def run(launch: Launch, flag: Optional[StopFlag] = None) -> int:
+def run(launch: Launch, flag: StopFlag | None = None) -> int:
     return Supervisor(launch, flag or StopFlag()).run()
 
 
@@ -103,7 +95,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> str:
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(supervisor_module, "END_SECONDS", 2.0)  # what is waited for in vain
+    monkeypatch.setattr(supervisor_module, "END_SECONDS", 2.0)  # most tests wait for it in full
     caplog.set_level(logging.INFO, logger="src.ranks.supervisor")
 
 
@@ -154,19 +146,19 @@ def test_a_grandchild_that_holds_the_output_does_not_hold_the_launch_up(tmp_path
             os.kill(int((tmp_path / f"child_{index}").read_text()), signal.SIGKILL)
 
 
-def test_each_rank_is_told_its_number_and_where_the_scheduler_is(tmp_path: Path) -> None:
+def test_each_rank_gets_its_number_and_where_the_scheduler_is(tmp_path: Path) -> None:
     body = """
         names = (INDEX_VARIABLE, "MS_ROLE", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_WORKER_NUM")
-        (folder / f"told_{index}").write_text(" ".join(os.environ[name] for name in names))
+        (folder / f"got_{index}").write_text(" ".join(os.environ[name] for name in names))
     """
     launch = dataclasses.replace(
         launch_of(tmp_path, body, size=5), local=2, scheduler_host="192.0.2.9", scheduler_port=811
     )
     assert run(launch) == 0
-    told = {path.name: path.read_text() for path in tmp_path.glob("told_*")}
-    assert told == {
-        "told_0": "0 MS_WORKER 192.0.2.9 811 5",
-        "told_1": "1 MS_WORKER 192.0.2.9 811 5",
+    got = {path.name: path.read_text() for path in tmp_path.glob("got_*")}
+    assert got == {
+        "got_0": "0 MS_WORKER 192.0.2.9 811 5",
+        "got_1": "1 MS_WORKER 192.0.2.9 811 5",
     }
 
 
@@ -192,11 +184,11 @@ def test_a_rank_that_fails_ends_the_others_and_is_named_with_its_last_lines(
     began = time.monotonic()
     assert run(launch_of(tmp_path, body, 3, by_mpirun)) == 1
     assert time.monotonic() - began < 30
-    told = errors(caplog)
-    assert "worker 1 has failed: exit code 3" in told
-    assert str(tmp_path / "logs" / "worker_1.log") in told
-    assert "line 49" in told and "line 38" in told and "line 37" not in told
-    assert "worker 0" not in told and "worker 2" not in told
+    logged = errors(caplog)
+    assert "worker 1 has failed: exit code 3" in logged
+    assert str(tmp_path / "logs" / "worker_1.log") in logged
+    assert "line 49" in logged and "line 38" in logged and "line 37" not in logged
+    assert "worker 0" not in logged and "worker 2" not in logged
     assert is_gone(pid(tmp_path, "0")) and is_gone(pid(tmp_path, "2"))
 
 
@@ -219,7 +211,7 @@ def test_a_rank_that_has_met_the_others_is_named_by_its_rank_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = """
-        beat(rank=1 - index, rounds=0)
+        start_heartbeat(rank=1 - index, rounds=0)
         if index == 0:
             wait_for("pid_1")
             sys.exit(1)
@@ -264,7 +256,7 @@ def test_a_rank_that_ignores_sigterm_is_killed_when_another_fails(
 def test_a_rank_that_does_not_end_with_the_others_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "STRAGGLER_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor_module, "END_TOGETHER_SECONDS", 1.0)
     assert run(launch_of(tmp_path, "time.sleep(60 if index == 1 else 0)")) == 1
     assert errors(caplog) == "worker 1 did not end with the others"
     assert is_gone(pid(tmp_path, "1"), seconds=0.1)
@@ -346,7 +338,7 @@ def test_a_rank_that_had_met_the_others_and_dies_of_the_stop_has_failed(
 ) -> None:
     body = """
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        beat(rank=index, rounds=1)
+        start_heartbeat(rank=index, rounds=1)
         (folder / f"deaf_{index}").touch()
         time.sleep(60)
     """
@@ -374,7 +366,7 @@ def test_a_stop_while_the_scheduler_starts_starts_no_rank(
 # --- hanging
 
 ROUNDS = """
-    pulse = beat(rank=index, rounds=1)
+    heartbeat = start_heartbeat(rank=index, rounds=1)
     wait_for("pid_0", "pid_1")
 """
 
@@ -385,13 +377,13 @@ def test_a_rank_that_hangs_while_the_others_wait_is_named(
 ) -> None:
     body = f"""{ROUNDS}
     if index == 0:
-        pulse.rounds = 2
+        heartbeat.rounds = 2
     time.sleep(60)
     """
     launch = dataclasses.replace(launch_of(tmp_path, body, 2, by_mpirun), hang_seconds=3.0)
     assert run(launch) == 1
-    told = errors(caplog)
-    assert "worker 1 (rank 1) has hung for 3 s, the others wait for it" in told
+    logged = errors(caplog)
+    assert "worker 1 (rank 1) has hung for 3 s, the others wait for it" in logged
     assert is_gone(pid(tmp_path, "0")) and is_gone(pid(tmp_path, "1"))
 
 
@@ -406,9 +398,9 @@ def test_a_process_that_is_stopped_is_named(
     """
     launch = dataclasses.replace(launch_of(tmp_path, body), hang_seconds=3.0)
     assert run(launch) == 1
-    told = errors(caplog)
-    assert "worker 1 (rank 1) has given no sign of life for 3 s" in told
-    assert told.endswith("    the last line")
+    logged = errors(caplog)
+    assert "worker 1 (rank 1) has sent no heartbeat for 3 s" in logged
+    assert logged.endswith("    the last line")
     assert is_gone(pid(tmp_path, "1"), seconds=0.1)
 
 
@@ -425,10 +417,10 @@ def test_a_rank_that_has_ended_is_not_taken_for_one_that_hangs(
 def test_a_rank_that_is_silent_before_it_has_met_the_others_does_not_hang(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """MindSpore waits there with the interpreter in its hand."""
+    """MindSpore holds the interpreter while it waits there."""
     body = """
         import ctypes
-        beat(rank=-1, rounds=0)
+        start_heartbeat(rank=-1, rounds=0)
         ctypes.PyDLL(None).sleep(5)
     """
     launch = dataclasses.replace(launch_of(tmp_path, body), hang_seconds=2.0)
@@ -496,7 +488,9 @@ def test_a_scheduler_that_is_lost_ends_the_ranks_and_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(supervisor_module, "END_SECONDS", 1.0)
-    rank = "beat(rank=index, rounds=1); (folder / f'met_{index}').touch(); time.sleep(60)"
+    rank = (
+        "start_heartbeat(rank=index, rounds=1); (folder / f'met_{index}').touch(); time.sleep(60)"
+    )
     launch = with_scheduler(tmp_path, f"wait_for('met_0', 'met_1'); {end}", rank)
     began = time.monotonic()
     assert run(launch) == 1
@@ -564,7 +558,7 @@ def test_ranks_whose_wait_the_kernel_has_ended_did_not_meet_either(tmp_path: Pat
 def test_ranks_that_never_meet_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "BLAME_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor_module, "CAUSE_SECONDS", 0.0)
     rank = f"(folder / f'{{os.getpid()}}.tried').touch(); sys.exit({NOT_MET_EXIT_CODE})"
     monkeypatch.setattr(supervisor_module, "END_SECONDS", 0.5)
     assert run(with_scheduler(tmp_path, "time.sleep(60)", rank)) == 1
@@ -637,7 +631,6 @@ def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
         assert is_gone(pid(tmp_path, name))
 
 
-@needs_mpirun
 @pytest.mark.parametrize("is_killed_itself", [False, True])
 def test_no_rank_of_mpirun_outlives_it_or_a_launcher_that_is_killed(
     is_killed_itself: bool, tmp_path: Path
@@ -678,5 +671,5 @@ def test_a_signal_to_the_launcher_stops_all_ranks_well(
         (255, "exit code 255"),
     ],
 )
-def test_an_exit_code_is_put_in_words(code: Optional[int], words: str) -> None:
+def test_an_exit_code_is_put_in_words(code: int | None, words: str) -> None:
     assert describe(code) == words
