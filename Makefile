@@ -55,10 +55,10 @@ bench: setup ## time every stage against the documented way; fails when a target
 	@python -m benchmarks $(BENCH_ARGS)
 
 bench-scale: setup ## how cost grows with windows, batches, vocabulary, partitions, dictionaries
-	@python -m benchmarks.scale $(BENCH_ARGS)
+	@python -m benchmarks.scaling.sizes $(BENCH_ARGS)
 
 bench-scale-ranks: setup ## rows/s on one rank and on two, and what AllReduce takes of a step
-	@python -m benchmarks.rank_scaling $(BENCH_ARGS)
+	@python -m benchmarks.scaling.ranks $(BENCH_ARGS)
 
 bench-learning: setup ## how well each way learns: upstream, documented, adaptive, Vowpal Wabbit
 	@python -m benchmarks.learning $(BENCH_ARGS)

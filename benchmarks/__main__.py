@@ -23,8 +23,10 @@ from typing import Optional
 
 from benchmarks.report import Result, machine, missed, table, write_json
 from benchmarks.settings import Settings
-from benchmarks.stages import STAGES, run_in_process
-from examples.local_services import ROOT, EngineService, KafkaService, ServiceError
+from benchmarks.stages.registry import STAGES, run_in_process
+from examples.services.common import ROOT, ServiceError
+from examples.services.engine_service import EngineService
+from examples.services.kafka_service import KafkaService
 from src.process.logs import configure_logging
 from src.process.ports import free_port
 

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.settings import VOCAB_SIZE
-from examples.make_sample import write_sample
-from examples.process_data import process
+from examples.dictionaries.processing import process
+from examples.sample.rows import write_sample
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.rows.criteo import json_message
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.local_services import HOST, ROOT
+from examples.services.common import HOST, ROOT
 
 WORK_DIR = ROOT / "build" / "bench"
 VOCAB_SIZE = 200_000  # the documented one: the dictionaries of all stages fit it

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import TARGETS, Result, Target, machine, missed, table, write_json
-from benchmarks.stages import STAGES
+from benchmarks.stages.registry import STAGES
 
 RATE = Result("channel", documented=10, ours=45, unit="windows/s", limit=90)
 TIME = Result("train_step", documented=120, ours=60, unit="ms", limit=45, measures={"busy": 0.9})

@@ -13,12 +13,11 @@ import pytest
 from mindspore import Tensor
 from sklearn.metrics import log_loss, roc_auc_score
 
-from benchmarks.documented_step import DOCUMENTED_CONFIG, own_step
+from benchmarks.documented.step import DOCUMENTED_CONFIG, own_step
 from examples import evaluate
 from examples.dictionaries.processing import Processed, process
 from examples.evaluate import main
-from examples.evaluation import evaluation
-from examples.evaluation import scorer as scorer_module
+from examples.evaluation import evaluation, scorer as scorer_module
 from examples.evaluation.evaluation import describe
 from examples.evaluation.scorer import EvaluationError, load_scorer
 from examples.sample.rows import write_sample

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from benchmarks.documented_step import DOCUMENTED_CONFIG
+from benchmarks.documented.step import DOCUMENTED_CONFIG
 from src.model.row_reset import IDS_AT_ONCE, RowReset
 from src.model.train_step import TrainStepWrap
 from src.model.wide_and_deep import NetWithLossClass, WideDeepModel

@@ -11,12 +11,7 @@ import numpy.typing as npt
 import pytest
 from mindspore import Tensor, nn
 
-from benchmarks.documented_step import (
-    DOCUMENTED_CONFIG,
-    documented_step,
-    own_step,
-    random_batch,
-)
+from benchmarks.documented.step import DOCUMENTED_CONFIG, documented_step, own_step, random_batch
 from src.model import model_config, train_step, wide_and_deep
 from src.model.model_config import ModelConfig, computes_in_float16
 from src.model.wide_and_deep import (

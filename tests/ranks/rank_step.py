@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from benchmarks.documented_step import DOCUMENTED_CONFIG, random_batch
+from benchmarks.documented.step import DOCUMENTED_CONFIG, random_batch
 from src.model.model_config import ModelConfig
 from src.model.train_step import TrainStepWrap
 from src.model.wide_and_deep import NetWithLossClass, WideDeepModel

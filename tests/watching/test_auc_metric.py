@@ -11,7 +11,7 @@ from mindspore import Tensor
 from mindspore.dataset import NumpySlicesDataset
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.documented_step import DOCUMENTED_CONFIG, random_batch
+from benchmarks.documented.step import DOCUMENTED_CONFIG, random_batch
 from src.model.wide_and_deep import PredictWithSigmoid, WideDeepModel
 from src.process.arrays import Array
 from src.watching.auc_metric import AUCMetric

@@ -1,0 +1,63 @@
+"""Vowpal Wabbit, run by a Python of its own."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import venv
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.learning.rows import LearningError, Rows
+from benchmarks.learning.scores import Learnt, judged
+from examples.services.common import ROOT
+
+logger = logging.getLogger("learning")
+
+VOWPAL_WABBIT = "vowpalwabbit==9.10.0"
+
+
+def learn_with_vowpal_wabbit(rows: Rows, work_dir: Path) -> Learnt:
+    """One pass of Vowpal Wabbit, which is as warm as `adaptive`.
+
+    Raises:
+        LearningError: It can't be had, or failed.
+    """
+    python = _vowpal_wabbit_python()
+    output = work_dir / "vowpal_wabbit.scores"
+    total = rows.history + rows.stream
+    arguments = (rows.path, 0, total, output)
+    command = [
+        str(python),
+        str(ROOT / "benchmarks" / "learning" / "vowpal_wabbit.py"),
+        *map(str, arguments),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise LearningError(f"Vowpal Wabbit failed: {done.stderr.strip().splitlines()[-1]}")
+    seconds = float(done.stdout.split()[-1]) * rows.stream / total
+    scores = np.fromfile(output, dtype=np.float64)[rows.history :]
+    with open(rows.path, "rb") as file:
+        labels = np.array([line[:1] == b"1" for line in file], dtype=np.float64)
+    return judged("vowpal_wabbit", labels[rows.history : total], scores, seconds)
+
+
+def _vowpal_wabbit_python() -> Path:
+    """The Python of an environment with Vowpal Wabbit: its NumPy is not the one that we pin."""
+    folder = ROOT / "build" / "vowpal_wabbit"
+    python = folder / "bin" / "python"
+    is_there = (
+        python.exists()
+        and not subprocess.run(
+            [str(python), "-c", "import vowpalwabbit"], capture_output=True
+        ).returncode
+    )
+    if not is_there:
+        logger.info("installing %s into an environment of its own", VOWPAL_WABBIT)
+        venv.create(folder, clear=True, with_pip=True)
+        install = [str(python), "-m", "pip", "install", "-q", VOWPAL_WABBIT, "numpy<2"]
+        done = subprocess.run(install, capture_output=True, text=True)
+        if done.returncode:
+            raise LearningError(f"{VOWPAL_WABBIT} can't be had: {done.stderr.strip()[-200:]}")
+    return python

@@ -1,0 +1,60 @@
+"""The rows that all ways learn from, and their dictionaries."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from examples.dictionaries.processing import Processed, process
+from examples.sample.rows import write_sample
+from src.config import load_config
+
+SAMPLE_HISTORY_ROWS = 15_000
+
+
+class LearningError(RuntimeError):
+    """A way could not be measured; one line says why."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What all ways learn from.
+
+    Attributes:
+        path: The file.
+        history: Rows at its beginning from which the dictionaries are made.
+        stream: Rows behind them, a multiple of the batch size.
+        made: The dictionaries.
+    """
+
+    path: Path
+    history: int
+    stream: int
+    made: Processed
+
+
+def prepare(arguments: argparse.Namespace) -> Rows:
+    """Makes or counts the rows, and makes the dictionaries.
+
+    Raises:
+        LearningError: There are too few.
+        DataError, DictionaryError, OSError: The file can't be used.
+    """
+    arguments.work_dir.mkdir(parents=True, exist_ok=True)
+    path, history = arguments.data, arguments.history_rows
+    if path is None:
+        stream = arguments.rows or 1_000_000
+        path = arguments.work_dir / f"rows_{history + stream}.tsv"
+        if not path.exists():
+            write_sample([path], history + stream, show_progress=True)
+    else:
+        with open(path, "rb") as lines:
+            stream = sum(1 for _ in lines) - history
+        stream = min(stream, arguments.rows or stream)
+    batch_size = load_config([]).batch_size
+    stream -= stream % batch_size
+    if stream <= 0:
+        raise LearningError(f"{path} has no {batch_size} rows behind the {history} of the history")
+    made = process([path], arguments.work_dir, rows=history, keep_most_frequent=True)
+    return Rows(path, history, stream, made)

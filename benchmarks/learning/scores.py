@@ -1,0 +1,76 @@
+"""How a way did, and what `adaptive` should have done better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import log_loss, roc_auc_score
+
+from src.process.arrays import Array
+
+LEAST_SPEED = 0.6
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """How a way did.
+
+    Attributes:
+        way: Its name.
+        auc: Of all rows of the stream.
+        log_loss: The same.
+        last_auc: Of the second half of them.
+        last_log_loss: The same.
+        rows_per_second: Of the stream.
+    """
+
+    way: str
+    auc: float
+    log_loss: float
+    last_auc: float
+    last_log_loss: float
+    rows_per_second: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.way:<14}{self.auc:>8.4f}{self.log_loss:>10.4f}{self.last_auc:>11.4f}"
+            f"{self.last_log_loss:>10.4f}{self.rows_per_second:>10.0f}"
+        )
+
+
+HEADER = f"{'way':<14}{'AUC':>8}{'log loss':>10}{'last half:':>11}{'':>10}{'rows/s':>10}"
+
+
+def judged(way: str, labels: Array, logits: Array, seconds: float) -> Learnt:
+    """The scores of a way.
+
+    Args:
+        way: Its name.
+        labels: float[rows].
+        logits: float[rows], each of before its row was learnt from.
+        seconds: What it took.
+    """
+    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    half = len(labels) // 2
+    return Learnt(
+        way,
+        float(roc_auc_score(labels, logits)),
+        float(log_loss(labels, probabilities)),
+        float(roc_auc_score(labels[half:], logits[half:])),
+        float(log_loss(labels[half:], probabilities[half:])),
+        len(labels) / seconds,
+    )
+
+
+def shortcomings(results: Sequence[Learnt]) -> list[str]:
+    """What `adaptive` should have done better; empty where there is nothing to compare it with."""
+    by_way = {result.way: result for result in results}
+    ours, linear, sparse = (by_way.get(way) for way in ("adaptive", "vowpal_wabbit", "sparse"))
+    phrases = []
+    if ours and linear and not (ours.auc > linear.auc and ours.log_loss < linear.log_loss):
+        phrases.append("adaptive does not beat Vowpal Wabbit on AUC and log loss")
+    if ours and sparse and ours.rows_per_second < LEAST_SPEED * sparse.rows_per_second:
+        phrases.append(f"adaptive has less than {LEAST_SPEED:.0%} of the rows/s of sparse")
+    return phrases

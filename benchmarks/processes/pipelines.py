@@ -1,0 +1,148 @@
+"""Both pipelines as processes: a consumer and a trainer around a topic that holds its rows."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from benchmarks.documented.produce import produce_rows
+from benchmarks.inputs import dictionary_files, row_files
+from benchmarks.processes.drain import NAMESPACE
+from benchmarks.settings import Settings
+from benchmarks.stages.consume import Topics
+from benchmarks.stages.produce import new_topic
+from examples.demo.script import Script
+from examples.services.common import wait_until
+from src.stream.produce import ProduceOptions, send_file
+
+LOSS_LINE = re.compile(r"epoch: 1, step: (\d+), wide_loss: (\S+), deep_loss: (\S+)")
+PATIENCE_SECONDS = 300.0
+
+
+class Losses:
+    """The loss lines of a trainer, each with the moment it came."""
+
+    def __init__(self) -> None:
+        self.wide: list[float] = []
+        self.deep: list[float] = []
+        self.times: list[float] = []
+
+    def take(self, line: str) -> None:
+        """Takes a line of the trainer's stdout."""
+        match = LOSS_LINE.fullmatch(line)
+        if match:
+            self.wide.append(float(match[2]))
+            self.deep.append(float(match[3]))
+            self.times.append(time.monotonic())
+
+
+def fill_one_partition(settings: Settings, rows: int) -> Topics:
+    """The same rows on both wires, in topics of one partition, so that both keep their order."""
+    servers = settings.bootstrap_servers
+    topics = Topics(new_topic(servers, 1), new_topic(servers, 1))
+    (path,) = row_files(settings.work_dir, rows, parts=1)
+    send_file(path, 0, ProduceOptions(servers, topics.lines), lambda: False)
+    produce_rows(path, 0, servers, topics.documented)
+    return topics
+
+
+class Pipeline:
+    """Starts the scripts of one pipeline; at the end of the block none of them runs.
+
+    Args:
+        settings: Services, sizes and the folder for logs and checkpoints.
+        topic: Holds the rows.
+        is_documented: Whose scripts to run.
+    """
+
+    def __init__(self, settings: Settings, topic: str, is_documented: bool) -> None:
+        self._settings = settings
+        self._is_documented = is_documented
+        self._name = f"bench_{uuid.uuid4().hex[:8]}"
+        self._folder = settings.work_dir / self._name
+        self._folder.mkdir(parents=True)
+        self._channel = [
+            f"--address={settings.address}",
+            f"--namespace={NAMESPACE}",
+            f"--dataset_name={self._name}",
+        ]
+        self._topic = [f"--bootstrap_servers={settings.bootstrap_servers}", f"--topic={topic}"]
+        self._group = [f"--group_id={self._name}"]
+        self._scripts: list[Script] = []
+        self.times_path = self._folder / "times.json"
+
+    def start_consumer(self) -> Script:
+        """Starts the consumer."""
+        flags = [
+            *self._channel,
+            *self._topic,
+            *dictionary_files(self._settings.work_dir).flags(),
+            f"--window_size={self._settings.windows[0]}",
+        ]
+        if self._is_documented:
+            return self._start("benchmarks/documented/consume", flags)
+        return self._start("consumer", [*flags, *self._group])
+
+    def start_trainer(self, losses: Losses, steps: int = 0, timed: bool = False) -> Script:
+        """Starts the trainer; ours ends after so many steps, or never."""
+        flags = [
+            *self._channel,
+            f"--batch_size={self._settings.batches[0]}",
+            f"--ckpt_path={self._folder / 'ckpt'}",
+        ]
+        if self._is_documented:
+            return self._start("benchmarks/documented/train", flags, losses)
+        flags += [*self._topic, *self._group, "--loss_file_name=", "--fresh"]
+        flags += ["--device_target=CPU", f"--max_steps={steps}"]
+        if timed:
+            return self._start(
+                "benchmarks/processes/timed_train", [str(self.times_path), *flags], losses
+            )
+        return self._start("online_train", flags, losses)
+
+    def wait_for_steps(self, trainer: Script, losses: Losses, steps: int) -> None:
+        """Waits for so many loss lines.
+
+        Raises:
+            RuntimeError: A script ended before, or they did not come.
+        """
+
+        def there_or_hopeless() -> bool:
+            ended = [script for script in self._scripts if script.code is not None]
+            return len(losses.times) >= steps or any(
+                script is not trainer or script.code for script in ended
+            )
+
+        wait_until(there_or_hopeless, PATIENCE_SECONDS, 0.02)
+        if len(losses.times) < steps:
+            tails = "\n".join(script.log()[-2000:] for script in self._scripts)
+            raise RuntimeError(f"only {len(losses.times)} of {steps} steps:\n{tails}")
+
+    def kill(self, script: Script) -> None:
+        """Ends a script at once."""
+        script.process.kill()
+        script.wait(PATIENCE_SECONDS)
+        self._scripts.remove(script)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for script in reversed(self._scripts):
+            with contextlib.suppress(ProcessLookupError):
+                script.stop(timeout=20)
+        if not any(error):  # else the logs may tell why
+            shutil.rmtree(self._folder)
+
+    def _start(self, name: str, flags: Sequence[str], losses: Optional[Losses] = None) -> Script:
+        log = self._folder / f"{Path(name).name}{len(self._scripts)}.log"
+        on_line = losses.take if losses is not None else None
+        script = Script(name, flags, log, on_line, cwd=self._folder)
+        self._scripts.append(script)
+        return script

@@ -1,0 +1,54 @@
+"""The stages by name, in the order of the stream, and what each needs."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from benchmarks.processes.child import run_in_child
+from benchmarks.report import Result
+from benchmarks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the stream.
+
+    Attributes:
+        module: The module that measures it; imported only in the process that does.
+        function: The function in it: Settings → list of Result.
+        kafka: Whether it needs a broker.
+        engine: Whether it needs the yr engine.
+    """
+
+    module: str
+    function: str = "run"
+    kafka: bool = False
+    engine: bool = False
+
+    def run(self, settings: Settings) -> list[Result]:
+        """Measures the stage."""
+        function = getattr(
+            importlib.import_module(f"benchmarks.stages.{self.module}"), self.function
+        )
+        results: list[Result] = function(settings)
+        return results
+
+
+STAGES = {
+    "produce": Stage("produce", kafka=True),
+    "features": Stage("features"),
+    "consume": Stage("consume", kafka=True, engine=True),
+    "channel": Stage("channel", engine=True),
+    "feed": Stage("feed"),
+    "train_step": Stage("train_step", "run_dense"),
+    "train_step_sparse": Stage("train_step", "run_sparse"),
+    "watching": Stage("watching"),
+    "end_to_end": Stage("end_to_end", kafka=True, engine=True),
+    "start": Stage("start", kafka=True, engine=True),
+}
+
+
+def run_in_process(name: str, settings: Settings) -> list[Result]:
+    """Runs a stage in a process of its own; nothing when it failed, which it has said then."""
+    return run_in_child(STAGES[name].run, settings) or []
