@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from src.config import ConfigError, load_config
@@ -24,9 +25,9 @@ from src.ranks.supervisor import Launch, Supervisor
 logger = logging.getLogger("launch")
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCAL_MEETING_SECONDS = 25  # they need 6 to 10 s; MindSpore itself gives up after 30 s
+LOCAL_MEETING_SECONDS = 25  # ranks need 6 to 10 s; MindSpore's own time-out is 30 s
 REMOTE_MEETING_SECONDS = 600  # people start the launchers of several machines one by one
-HANG_SECONDS = 20.0  # MindSpore's own patience on the CPU is 30 s
+HANG_SECONDS = 20.0  # below MindSpore's own time-out on the CPU, 30 s
 MPIRUN_SCRIPT = "mpirun_dist_online_train.sh"
 NETWORK_SCRIPT = "run_dist_online_train.sh"
 PID_FILE = "launcher.pid"
@@ -34,52 +35,71 @@ DETACHED_LOG = "launcher.log"
 
 
 class LaunchError(ValueError):
-    """The ranks can't be started as asked; one line says why."""
+    """The ranks can't be started with these arguments; one line says why."""
 
 
 def parse_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Reads the kind of launch, its arguments and flags, and behind ``--`` the trainer's flags."""
+    """Reads the kind of launch, its arguments and flags, and after ``--`` the trainer's flags."""
     own, trainer_flags = list(argv), []
     if "--" in own:
         at = own.index("--")
         own, trainer_flags = own[:at], own[at + 1 :]
     kind, *rest = own
+    arguments = make_parser(kind).parse_args(rest)
+    arguments.kind = kind
+    return arguments, trainer_flags
+
+
+def make_parser(kind: str) -> argparse.ArgumentParser:
+    """The parser of one of the two scripts.
+
+    Args:
+        kind: "mpirun" or "network".
+    """
     is_mpi = kind == "mpirun"
+    script = MPIRUN_SCRIPT if is_mpi else NETWORK_SCRIPT
     names = (
         "RANK_SIZE LOCAL_HOST_IP" if is_mpi else "WORKER_NUM SCHED_HOST SCHED_PORT LOCAL_HOST_IP"
     )
-    script = MPIRUN_SCRIPT if is_mpi else NETWORK_SCRIPT
     parser = argparse.ArgumentParser(
         prog=script,
         usage=f"bash {script} {names} [flags] [-- flags of online_train.py]",
-        description="Trains on several ranks, which take a shard of the stream each.",
+        description="Trains on several ranks. Each takes one shard of the stream.",
         allow_abbrev=False,
     )
-    positional = parser.add_argument
+    add = parser.add_argument
     if is_mpi:
-        positional("size", metavar="RANK_SIZE", type=_count, help="how many ranks")
+        add("size", metavar="RANK_SIZE", type=_count, help="number of ranks")
     else:
-        positional("size", metavar="WORKER_NUM", type=_count, help="how many ranks, on all hosts")
-        positional("sched_host", metavar="SCHED_HOST", type=_address, help="of the scheduler")
-        positional("sched_port", metavar="SCHED_PORT", type=_port, help="of the scheduler")
-    positional("address", metavar="LOCAL_HOST_IP", type=_address, help="--address of the trainer")
-    flag = parser.add_argument
-    flag("--detach", action="store_true", help=f"run in the background, see logs/{PID_FILE}")
-    flag("--logs", type=Path, default=Path("logs"), help="folder of the logs (./logs)")
-    flag("--meeting_seconds", type=_count, help="how long the ranks may take to meet")
-    flag(
+        add("size", metavar="WORKER_NUM", type=_count, help="number of ranks on all hosts together")
+        add("sched_host", metavar="SCHED_HOST", type=_address, help="the scheduler's IPv4 address")
+        add("sched_port", metavar="SCHED_PORT", type=_port, help="the scheduler's port")
+    add(
+        "address",
+        metavar="LOCAL_HOST_IP",
+        type=_address,
+        help="--address of online_train.py on this host",
+    )
+    add("--detach", action="store_true", help=f"run in the background, see logs/{PID_FILE}")
+    add("--logs", type=Path, default=Path("logs"), help="folder of the logs (default: logs)")
+    add(
+        "--meeting_seconds",
+        type=_count,
+        help=f"how long the ranks may take to meet, seconds (default: {LOCAL_MEETING_SECONDS} "
+        f"if the launcher may choose the scheduler's port, else {REMOTE_MEETING_SECONDS})",
+    )
+    add(
         "--hang_seconds",
         type=_seconds,
         default=HANG_SECONDS,
-        help="after which a rank hangs; 0: off",
+        help="seconds without progress after which a rank counts as hung; 0 for never "
+        f"(default: {HANG_SECONDS:.0f})",
     )
     if is_mpi:
-        flag("--hosts", default="", help="host:ranks,... for mpirun -H; default: this machine")
+        add("--hosts", default="", help="host:ranks,... for mpirun -H (default: this host only)")
     else:
-        flag("--local_workers", type=_count, help="how many of the ranks run here; default: all")
-    arguments = parser.parse_args(rest)
-    arguments.kind = kind
-    return arguments, trainer_flags
+        add("--local_workers", type=_count, help="number of ranks on this host (default: all)")
+    return parser
 
 
 def launch_of(arguments: argparse.Namespace, trainer_flags: Sequence[str]) -> Launch:
@@ -91,72 +111,65 @@ def launch_of(arguments: argparse.Namespace, trainer_flags: Sequence[str]) -> La
     """
     flags = [f"--address={arguments.address}", *trainer_flags]
     config = load_config(flags)
-    command = [sys.executable, str(ROOT / "online_train.py"), *flags]
+    launch = Launch(
+        command=[sys.executable, str(ROOT / "online_train.py"), *flags],
+        size=arguments.size,
+        local=arguments.size,
+        meeting_seconds=arguments.meeting_seconds or REMOTE_MEETING_SECONDS,
+        hang_seconds=arguments.hang_seconds,
+        logs=arguments.logs,
+    )
     if arguments.size == 1:
-        return _launch(arguments, command, local=1)
+        return launch
     if arguments.kind == "mpirun":
-        return _mpi_launch(arguments, command, cpu_is_meant(config.device_target))
-    local = arguments.local_workers or arguments.size
-    if local > arguments.size:
-        raise LaunchError(f"--local_workers is {local}, but there are {arguments.size} in all")
-    here = is_local(arguments.sched_host)
-    return _launch(
-        *(arguments, command, local),
+        launch = _mpirun_launch(launch, arguments, cpu_is_meant(config.device_target))
+    else:
+        launch = _network_launch(launch, arguments)
+    if launch.chooses_port and not arguments.meeting_seconds:
+        return replace(launch, meeting_seconds=LOCAL_MEETING_SECONDS)
+    return launch
+
+
+def _network_launch(launch: Launch, arguments: argparse.Namespace) -> Launch:
+    """The launch as a dynamic network of MindSpore's."""
+    local = arguments.local_workers or launch.size
+    if local > launch.size:
+        raise LaunchError(f"--local_workers is {local}, but there are {launch.size} in all")
+    is_here = is_local(arguments.sched_host)
+    return replace(
+        launch,
+        local=local,
         scheduler_host=arguments.sched_host,
         scheduler_port=arguments.sched_port,
-        starts_scheduler=here,
-        chooses_port=here and local == arguments.size,
+        starts_scheduler=is_here,
+        chooses_port=is_here and local == launch.size,
     )
 
 
-def _mpi_launch(arguments: argparse.Namespace, command: list[str], on_cpu: bool) -> Launch:
+def _mpirun_launch(launch: Launch, arguments: argparse.Namespace, on_cpu: bool) -> Launch:
+    """The launch under ``mpirun``; on the CPU its ranks need a scheduler besides."""
     if shutil.which("mpirun") is None:
         raise LaunchError("mpirun is not installed (Debian: openmpi-bin)")
-    mpirun = ["mpirun", "-n", str(arguments.size), "--tag-output", "--bind-to", "none"]
+    mpirun = ["mpirun", "-n", str(launch.size), "--tag-output", "--bind-to", "none"]
     if os.geteuid() == 0:
         mpirun.append("--allow-run-as-root")
     if arguments.hosts:
-        told = ("MS_SCHED_HOST", "MS_SCHED_PORT", "PATH", "PYTHONPATH")
-        mpirun += ["-H", arguments.hosts, *(part for name in told for part in ("-x", name))]
+        mpirun += ["-H", arguments.hosts]
+        for name in ("MS_SCHED_HOST", "MS_SCHED_PORT", "PATH", "PYTHONPATH"):
+            mpirun += ["-x", name]
     else:
         mpirun.append("--oversubscribe")
     if not on_cpu:
-        return _launch(arguments, command, arguments.size, mpirun=mpirun)
+        return replace(launch, mpirun=mpirun)
     if not is_local(arguments.address):
         raise LaunchError(f"LOCAL_HOST_IP {arguments.address} is no address of this machine")
-    return _launch(
-        *(arguments, command, arguments.size),
+    return replace(
+        launch,
+        mpirun=mpirun,
         scheduler_host=arguments.address,
         scheduler_port=free_port(),
         starts_scheduler=True,
         chooses_port=True,
-        mpirun=mpirun,
-    )
-
-
-def _launch(
-    arguments: argparse.Namespace,
-    command: Sequence[str],
-    local: int,
-    scheduler_host: str = "",
-    scheduler_port: int = 0,
-    starts_scheduler: bool = False,
-    chooses_port: bool = False,
-    mpirun: Sequence[str] = (),
-) -> Launch:
-    seconds = LOCAL_MEETING_SECONDS if chooses_port else REMOTE_MEETING_SECONDS
-    return Launch(
-        command=command,
-        size=arguments.size,
-        local=local,
-        scheduler_host=scheduler_host,
-        scheduler_port=scheduler_port,
-        starts_scheduler=starts_scheduler,
-        chooses_port=chooses_port,
-        mpirun=mpirun,
-        meeting_seconds=arguments.meeting_seconds or seconds,
-        hang_seconds=arguments.hang_seconds,
-        logs=arguments.logs,
     )
 
 
@@ -203,7 +216,7 @@ def detach(argv: Sequence[str], logs: Path) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a launch to its end; 0 where every rank has ended well."""
+    """Runs a launch to its end; returns 0 if every rank has ended well."""
     configure_logging()
     arguments, trainer_flags = parse_args(argv)
     try:

@@ -1,7 +1,7 @@
-"""What a trainer process is among others: alone, an MPI rank, or a node of a dynamic network.
+"""The role of a trainer process: alone, an MPI rank, or a node of a dynamic network.
 
-MindSpore decides how it communicates when it is imported, from the environment. So this is worked
-out before, and imports nothing of it.
+MindSpore reads from the environment how to communicate, at the moment it is imported. So the role
+is determined before, and nothing here imports MindSpore.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
-# MindSpore takes a process that has these for one of MPI's, whose collectives are for GPUs only.
+# A process with these variables is an MPI rank to MindSpore, whose MPI collectives need GPUs.
 MPI_MARKS = ("OMPI_COMMAND", "PMIX_RANK")
 INDEX_VARIABLE = "ONLINE_TRAIN_INDEX"
 MEETING_VARIABLE = "ONLINE_TRAIN_MEETING_SECONDS"
@@ -23,7 +23,7 @@ class RankError(RuntimeError):
 
 
 class Role(enum.Enum):
-    """What a process is there for."""
+    """What a process does in a launch."""
 
     ALONE = "alone"
     MPI_RANK = "rank under MPI"
@@ -33,13 +33,13 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True)
 class Placement:
-    """A process among those of a launch.
+    """The place of a process in its launch.
 
     Attributes:
-        role: What it is there for.
+        role: What it does.
         size: How many ranks there are.
-        index: The launcher's number of it. The rank is another number: that of a dynamic network
-            follows from the order in which its workers registered.
+        index: The number that the launcher gave it. Its rank is another number: in a dynamic
+            network ranks follow the order in which workers register.
     """
 
     role: Role
@@ -51,7 +51,7 @@ def placement_of(environment: Mapping[str, str]) -> Placement:
     """Reads the variables that Open MPI and MindSpore's dynamic networking set.
 
     Raises:
-        RankError: One is missing or is no number; the message names it.
+        RankError: One is missing or not a number; the message names it.
     """
     role = environment.get("MS_ROLE")
     if role in ("MS_SCHED", "MS_WORKER"):
@@ -76,11 +76,11 @@ def map_mpi_to_dynamic_network(
 ) -> Placement:
     """Makes a rank under ``mpirun`` a worker of a dynamic network, whose scheduler must run.
 
-    MindSpore has no collectives under MPI for the CPU. ``mpirun_dist_online_train.sh`` starts the
-    scheduler and tells all ranks where it is.
+    MindSpore has no MPI collectives for the CPU. ``mpirun_dist_online_train.sh`` starts the
+    scheduler and sets its address for all ranks.
 
     Raises:
-        RankError: Nobody has said where the scheduler is.
+        RankError: The scheduler's address is not set.
     """
     if not (environment.get("MS_SCHED_HOST") and environment.get("MS_SCHED_PORT")):
         raise RankError(
@@ -96,9 +96,9 @@ def map_mpi_to_dynamic_network(
 
 
 def cpu_is_meant(device_target: str) -> bool:
-    """Whether ``--device_target`` comes down to the CPU, as far as can be told without MindSpore.
+    """Whether ``--device_target`` means the CPU, as far as can be known without MindSpore.
 
-    Where there is a driver, "auto" means the GPU for ranks: they must all decide the same.
+    On a host with a CUDA driver "auto" means the GPU for ranks: all must decide alike.
     """
     if device_target != "auto":
         return device_target == "CPU"

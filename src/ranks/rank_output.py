@@ -1,4 +1,4 @@
-"""The output of the processes of a launch: prefixed lines here, and one log for each of them."""
+"""The output of the processes of a launch: prefixed lines here, and one log for each process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import IO, TextIO
 from src.watching.line_file import LineFile
 
 TAIL_LINES = 12
-# What ``mpirun --tag-output`` puts before each line of a rank's, and before the rest of a line
-# where it did not get it in one piece; another rank's piece may come in between.
+# ``mpirun --tag-output`` puts this before each line of a rank. If a line reaches it in pieces, each
+# piece gets a tag, and another rank's piece may come in between.
 TAG = re.compile(r"\[\d+,(\d+)\]<std(?:out|err)>:")
 
 
 class RankOutput:
-    """Takes lines; each goes to its process's log, and on with the process's name before it.
+    """Writes each line to its process's log, and prints it with the process's name before it.
 
     Args:
-        folder: Where the logs are; made where it is missing.
+        folder: Where the logs are; created if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class RankOutput:
         return self._folder / f"{name.replace(' ', '_')}.log"
 
     def take(self, name: str, line: str, to: TextIO) -> None:
-        """Takes a line of a process; one that comes after ``close`` is in no log."""
+        """Takes a line of a process; one that comes after ``close`` is only printed."""
         with self._lock:
             if not self._is_closed:
                 self._keep(name, line)
@@ -56,7 +56,7 @@ class RankOutput:
             return list(self._tails.get(name, ()))
 
     def follow(self, name: str, pipe: IO[bytes], to: TextIO) -> threading.Thread:
-        """Starts a thread that takes a pipe's lines; those tagged by mpirun are a worker's."""
+        """Starts a thread that takes a pipe's lines; a line tagged by mpirun is a worker's."""
 
         def read() -> None:
             begun: dict[str, str] = {}
@@ -82,11 +82,11 @@ class RankOutput:
 
 
 def pieces(line: str, name: str) -> list[tuple[str, str]]:
-    """(process, text) of the pieces of a line; the last of them ends its process's line.
+    """(process, text) of the pieces of a line; the last piece ends its process's line.
 
     Args:
-        line: As mpirun, or a process whose output is not tagged, has written it.
-        name: Whose the text before the first tag is.
+        line: As mpirun wrote it, or a process whose output is not tagged.
+        name: The process to which the text before the first tag belongs.
     """
     before, *tagged = TAG.split(line)
     found = [(f"worker {tagged[at]}", tagged[at + 1]) for at in range(0, len(tagged), 2)]

@@ -49,27 +49,27 @@ class Launch:
         command: The command of one rank, and of the scheduler.
         size: Ranks of the whole launch.
         local: Ranks on this machine.
+        meeting_seconds: How long the ranks may take to meet.
+        hang_seconds: How long a rank may hang; 0 for no limit.
+        logs: Folder of the logs.
         scheduler_host: Address of the dynamic network's scheduler; "" where there is none.
         scheduler_port: Its port.
         starts_scheduler: Whether it runs on this machine.
         chooses_port: Whether its port may change, as no other machine has to know it.
         mpirun: ``mpirun`` and its flags, if mpirun starts the ranks; else empty.
-        meeting_seconds: How long the ranks may take to meet.
-        hang_seconds: How long a rank may hang; 0 for no limit.
-        logs: Folder of the logs.
     """
 
     command: Sequence[str]
     size: int
     local: int
-    scheduler_host: str
-    scheduler_port: int
-    starts_scheduler: bool
-    chooses_port: bool
-    mpirun: Sequence[str]
     meeting_seconds: int
     hang_seconds: float
     logs: Path
+    scheduler_host: str = ""
+    scheduler_port: int = 0
+    starts_scheduler: bool = False
+    chooses_port: bool = False
+    mpirun: Sequence[str] = ()
 
     def environment(self, port: int, heartbeats: str) -> dict[str, str]:
         """The environment variables that all processes get.

@@ -1,4 +1,4 @@
-"""The two launchers' arguments, and what they make of them."""
+"""The two launchers' arguments, and the launches that follow from them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from src.ranks.supervisor import Launch
 from tests.process.test_child_processes import is_gone
 
 ROOT = Path(__file__).resolve().parents[2]
-ELSEWHERE = "203.0.113.77"  # RFC 5737: nobody's
+ELSEWHERE = "203.0.113.77"  # RFC 5737: belongs to nobody
 MPIRUN = ["mpirun", "4", "127.0.0.1"]
 NETWORK = ["network", "4", "127.0.0.1", "8118", "127.0.0.1"]
 CPU = ["--", "--device_target=CPU"]
@@ -44,7 +44,7 @@ def launch(*argv: str) -> Launch:
 
 @pytest.fixture
 def has_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is installed must not matter for what is made of the arguments."""
+    """The arguments are read alike whether or not mpirun is installed."""
     if shutil.which("mpirun") is None:
         program = tmp_path / "bin" / "mpirun"
         program.parent.mkdir()
@@ -91,13 +91,13 @@ def test_wrong_arguments_end_with_the_usage_and_what_is_wrong(
     with pytest.raises(SystemExit) as end:
         parse_args(argv)
     assert end.value.code == 2
-    usage, *_, told = capsys.readouterr().err.splitlines()
+    usage, *_, error = capsys.readouterr().err.splitlines()
     script, names = {
         "mpirun": ("mpirun_dist_online_train.sh", "RANK_SIZE LOCAL_HOST_IP"),
         "network": ("run_dist_online_train.sh", "WORKER_NUM SCHED_HOST SCHED_PORT LOCAL_HOST_IP"),
     }[argv[0]]
     assert usage == f"usage: bash {script} {names} [flags] [-- flags of online_train.py]"
-    assert re.search(complaint, told), told
+    assert re.search(complaint, error), error
 
 
 @pytest.mark.parametrize("script", ["mpirun_dist_online_train.sh", "run_dist_online_train.sh"])
@@ -117,14 +117,14 @@ def test_each_script_without_arguments_shows_its_usage_from_any_folder(
 
 
 @pytest.mark.parametrize("argv", [MPIRUN, NETWORK])
-def test_flags_behind_two_dashes_are_the_trainers(argv: list[str]) -> None:
+def test_flags_after_two_dashes_are_the_trainers(argv: list[str]) -> None:
     arguments, flags = parse_args([*argv, "--detach", "--", "--max_steps=50", "--logs", "--", "x"])
     assert flags == ["--max_steps=50", "--logs", "--", "x"]
     assert arguments.detach
     assert arguments.logs == Path("logs")
 
 
-def test_what_is_not_told_has_a_default() -> None:
+def test_what_is_not_given_has_a_default() -> None:
     arguments, flags = parse_args(NETWORK)
     assert flags == []
     assert (arguments.detach, arguments.local_workers) == (False, None)
@@ -137,83 +137,83 @@ def test_what_is_not_told_has_a_default() -> None:
 @pytest.mark.parametrize("argv", [MPIRUN, NETWORK])
 @pytest.mark.usefixtures("has_mpirun")
 def test_each_rank_runs_the_trainer_with_its_address_and_flags(argv: list[str]) -> None:
-    told = launch(*argv[:-1], "127.0.0.2", *CPU, "--max_steps=50")
-    assert list(told.command) == [
+    found = launch(*argv[:-1], "127.0.0.2", *CPU, "--max_steps=50")
+    assert list(found.command) == [
         sys.executable,
         str(ROOT / "online_train.py"),
         "--address=127.0.0.2",
         "--device_target=CPU",
         "--max_steps=50",
     ]
-    assert (told.size, told.logs, told.hang_seconds) == (4, Path("logs"), HANG_SECONDS)
+    assert (found.size, found.logs, found.hang_seconds) == (4, Path("logs"), HANG_SECONDS)
 
 
 def test_a_network_of_this_machine_has_its_scheduler_here_and_may_change_its_port() -> None:
-    told = launch(*NETWORK)
-    assert (told.scheduler_host, told.scheduler_port) == ("127.0.0.1", 8118)
-    assert (told.starts_scheduler, told.chooses_port) == (True, True)
-    assert (told.local, list(told.mpirun)) == (4, [])
-    assert told.meeting_seconds == LOCAL_MEETING_SECONDS
+    found = launch(*NETWORK)
+    assert (found.scheduler_host, found.scheduler_port) == ("127.0.0.1", 8118)
+    assert (found.starts_scheduler, found.chooses_port) == (True, True)
+    assert (found.local, list(found.mpirun)) == (4, [])
+    assert found.meeting_seconds == LOCAL_MEETING_SECONDS
 
 
-def test_with_ranks_elsewhere_the_scheduler_stays_where_it_was_told() -> None:
-    told = launch(*NETWORK, "--local_workers=3")
-    assert (told.size, told.local) == (4, 3)
-    assert (told.starts_scheduler, told.chooses_port) == (True, False)
-    assert told.meeting_seconds == REMOTE_MEETING_SECONDS
+def test_with_ranks_elsewhere_the_scheduler_keeps_its_port() -> None:
+    found = launch(*NETWORK, "--local_workers=3")
+    assert (found.size, found.local) == (4, 3)
+    assert (found.starts_scheduler, found.chooses_port) == (True, False)
+    assert found.meeting_seconds == REMOTE_MEETING_SECONDS
 
 
 def test_a_scheduler_elsewhere_is_not_started_here() -> None:
-    told = launch("network", "4", ELSEWHERE, "8118", "127.0.0.1", "--local_workers=2")
-    assert (told.scheduler_host, told.scheduler_port) == (ELSEWHERE, 8118)
-    assert (told.starts_scheduler, told.chooses_port) == (False, False)
-    assert told.meeting_seconds == REMOTE_MEETING_SECONDS
+    found = launch("network", "4", ELSEWHERE, "8118", "127.0.0.1", "--local_workers=2")
+    assert (found.scheduler_host, found.scheduler_port) == (ELSEWHERE, 8118)
+    assert (found.starts_scheduler, found.chooses_port) == (False, False)
+    assert found.meeting_seconds == REMOTE_MEETING_SECONDS
 
 
 @pytest.mark.usefixtures("has_mpirun")
 def test_on_the_cpu_mpiruns_ranks_get_a_scheduler() -> None:
-    told = launch(*MPIRUN, *CPU)
-    assert told.scheduler_host == "127.0.0.1"
-    assert told.scheduler_port > 0
-    assert (told.starts_scheduler, told.chooses_port) == (True, True)
-    assert list(told.mpirun[:3]) == ["mpirun", "-n", "4"]
-    assert "--tag-output" in told.mpirun and "--oversubscribe" in told.mpirun
-    assert ("--allow-run-as-root" in told.mpirun) is (os.geteuid() == 0)
+    found = launch(*MPIRUN, *CPU)
+    assert found.scheduler_host == "127.0.0.1"
+    assert found.scheduler_port > 0
+    assert (found.starts_scheduler, found.chooses_port) == (True, True)
+    assert list(found.mpirun[:3]) == ["mpirun", "-n", "4"]
+    assert "--tag-output" in found.mpirun and "--oversubscribe" in found.mpirun
+    assert ("--allow-run-as-root" in found.mpirun) is (os.geteuid() == 0)
 
 
 @pytest.mark.usefixtures("has_mpirun")
 def test_on_the_gpu_mpirun_is_all_that_the_ranks_need() -> None:
-    told = launch(*MPIRUN, "--", "--device_target=GPU")
-    assert (told.scheduler_host, told.starts_scheduler) == ("", False)
-    assert told.environment(0, "heartbeats").keys() == {
+    found = launch(*MPIRUN, "--", "--device_target=GPU")
+    assert (found.scheduler_host, found.starts_scheduler) == ("", False)
+    assert found.environment(0, "heartbeats").keys() == {
         "ONLINE_TRAIN_HEARTBEATS",
         "ONLINE_TRAIN_MEETING_SECONDS",
     }
 
 
 @pytest.mark.usefixtures("has_mpirun")
-def test_hosts_are_mpiruns_and_are_told_where_the_scheduler_is() -> None:
-    told = list(launch(*MPIRUN, "--hosts=one:2,two:2", *CPU).mpirun)
-    assert told[told.index("-H") + 1] == "one:2,two:2"
-    exported = [told[at + 1] for at, part in enumerate(told) if part == "-x"]
+def test_hosts_go_to_mpirun_and_get_the_schedulers_address() -> None:
+    mpirun = list(launch(*MPIRUN, "--hosts=one:2,two:2", *CPU).mpirun)
+    assert mpirun[mpirun.index("-H") + 1] == "one:2,two:2"
+    exported = [mpirun[at + 1] for at, part in enumerate(mpirun) if part == "-x"]
     assert {"MS_SCHED_HOST", "MS_SCHED_PORT"} <= set(exported)
-    assert "--oversubscribe" not in told
+    assert "--oversubscribe" not in mpirun
 
 
 @pytest.mark.parametrize("argv", [["mpirun", "1"], ["network", "1", ELSEWHERE, "8118"]])
 def test_a_launch_of_one_is_a_trainer_that_is_alone(argv: list[str]) -> None:
-    told = launch(*argv, "127.0.0.1")
-    assert (told.size, told.local) == (1, 1)
-    assert (told.scheduler_host, told.starts_scheduler, list(told.mpirun)) == ("", False, [])
-    assert "MS_WORKER_NUM" not in told.environment(0, "heartbeats")
+    found = launch(*argv, "127.0.0.1")
+    assert (found.size, found.local) == (1, 1)
+    assert (found.scheduler_host, found.starts_scheduler, list(found.mpirun)) == ("", False, [])
+    assert "MS_WORKER_NUM" not in found.environment(0, "heartbeats")
 
 
 @pytest.mark.parametrize("argv", [MPIRUN, NETWORK])
 @pytest.mark.usefixtures("has_mpirun")
 def test_flags_of_the_launch_are_kept(argv: list[str], tmp_path: Path) -> None:
     flags = ["--meeting_seconds=7", "--hang_seconds=0", f"--logs={tmp_path}"]
-    told = launch(*argv, *flags)
-    assert (told.meeting_seconds, told.hang_seconds, told.logs) == (7, 0.0, tmp_path)
+    found = launch(*argv, *flags)
+    assert (found.meeting_seconds, found.hang_seconds, found.logs) == (7, 0.0, tmp_path)
 
 
 # --- what is refused
@@ -275,12 +275,12 @@ def test_a_launch_that_is_refused_starts_nothing_and_returns_2(
 
 @pytest.fixture
 def detached(tmp_path: Path) -> Iterator[int]:
-    """The process number that the script has written down."""
-    told = ["1", "127.0.0.1", str(free_port()), "127.0.0.1", "--detach"]
+    """The process id that the script has written."""
+    names = ["1", "127.0.0.1", str(free_port()), "127.0.0.1", "--detach"]
     flags = ["--ckpt_path=ckpt", "--bootstrap_servers=127.0.0.1:1", "--device_target=CPU"]
     began = time.monotonic()
     ended = subprocess.run(
-        ["bash", str(ROOT / launch_module.NETWORK_SCRIPT), *told, "--logs=here", "--", *flags],
+        ["bash", str(ROOT / launch_module.NETWORK_SCRIPT), *names, "--logs=here", "--", *flags],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
@@ -310,6 +310,6 @@ def test_a_detached_launch_goes_on_in_a_session_of_its_own_and_is_stopped_by_its
         time.sleep(0.05)
     os.kill(detached, signal.SIGTERM)
     assert is_gone(detached, seconds=30)
-    told = (tmp_path / "here" / DETACHED_LOG).read_text()
-    assert "[worker 0] " in told
-    assert "SIGTERM: stopping all ranks" in told
+    logged = (tmp_path / "here" / DETACHED_LOG).read_text()
+    assert "[worker 0] " in logged
+    assert "SIGTERM: stopping all ranks" in logged

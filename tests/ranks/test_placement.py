@@ -1,4 +1,4 @@
-"""What the environment says a process is: alone, MPI's, or a node of a dynamic network."""
+"""The role that follows from the environment: alone, MPI rank, node of a dynamic network."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SCHEDULER = {"MS_SCHED_HOST": "192.0.2.1", "MS_SCHED_PORT": "8118"}
         ({**UNDER_MPI, **NETWORK, INDEX_VARIABLE: "1"}, Placement(Role.WORKER, 4, 1)),
     ],
 )
-def test_the_environment_says_role_size_and_index(
+def test_role_size_and_index_follow_from_the_environment(
     environment: dict[str, str], placement: Placement
 ) -> None:
     assert placement_of(environment) == placement
@@ -101,7 +101,7 @@ def test_an_mpi_rank_that_does_not_know_the_scheduler_is_sent_to_the_launcher(mi
     assert environment == before
 
 
-def test_a_device_that_was_told_is_believed() -> None:
+def test_a_device_that_is_named_is_used() -> None:
     assert cpu_is_meant("CPU")
     assert not cpu_is_meant("GPU")
 

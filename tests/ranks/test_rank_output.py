@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
 
 import pytest
 
@@ -73,7 +72,7 @@ def test_the_tail_is_the_last_lines_that_are_not_empty(output: RankOutput) -> No
     ],
 )
 def test_a_line_that_mpirun_has_tagged_is_its_workers(
-    printed: str, name: str, line: Optional[str], output: RankOutput
+    printed: str, name: str, line: str | None, output: RankOutput
 ) -> None:
     line = printed if line is None else line
     assert follow(output, f"print({printed!r})", "mpirun") == f"[{name}] {line}\n"
@@ -122,7 +121,7 @@ def test_a_line_that_comes_after_the_end_still_shows(output: RankOutput) -> None
     to = io.StringIO()
     output.take("worker 0", "before", to)
     output.close()
-    failures: list[Optional[BaseException]] = []
+    failures: list[BaseException | None] = []
     before, threading.excepthook = threading.excepthook, lambda a: failures.append(a.exc_value)
     try:
         with subprocess.Popen(["echo", "after"], stdout=subprocess.PIPE) as process:
