@@ -10,7 +10,7 @@ from benchmarks.settings import VOCAB_SIZE
 from examples.dictionaries.processing import process
 from examples.sample.rows import write_sample
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
-from src.rows.criteo import json_message
+from src.rows.json_wire import json_message
 
 HISTORY_ROWS = 20_000
 PARTITIONS = 2

@@ -21,8 +21,9 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import load_config
-from src.dictionaries.dictionaries import DictionaryError, load_ids
-from src.dictionaries.vocabulary import GrowthSettings, Vocabulary, VocabularyError
+from src.dictionaries.dictionaries import load_ids
+from src.dictionaries.errors import DictionaryError, VocabularyError
+from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.files import atomic_write_bytes
 from src.process.logs import configure_logging

@@ -23,14 +23,9 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from examples.dictionaries.criteo_file import DataError
 from examples.dictionaries.processing import process
-from src.dictionaries.dictionaries import (
-    DEFAULT_MIN_COUNT,
-    DEFAULT_VOCAB_SIZE,
-    MAP_DICT_NAME,
-    MAX_DICT_NAME,
-    MIN_DICT_NAME,
-    DictionaryError,
-)
+from src.dictionaries.builder import DEFAULT_MIN_COUNT, DEFAULT_VOCAB_SIZE
+from src.dictionaries.dictionaries import MAP_DICT_NAME, MAX_DICT_NAME, MIN_DICT_NAME
+from src.dictionaries.errors import DictionaryError
 from src.features.drift import PROFILE_NAME
 from src.rows.criteo import FIELD_SIZE
 

@@ -35,7 +35,7 @@ from examples.demo.run import Demo, Interrupted
 from examples.dictionaries.criteo_file import DataError
 from examples.services.common import ROOT, ServiceError
 from src.config import ConfigError, load_config
-from src.dictionaries.dictionaries import DictionaryError
+from src.dictionaries.errors import DictionaryError
 from src.process.logs import configure_logging
 from src.process.stop import StopFlag, stop_on_signals
 from src.stream.topic import TopicError

@@ -25,21 +25,25 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mindspore as ms
+from src.trainer.train import build_network
 from tqdm import tqdm
 
 from src.config import Config, ConfigError, load_config
-from src.dictionaries.dictionaries import Dictionaries, DictionaryError, load_dictionaries
+from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
+from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import VocabularyError
 from src.features.feature_builder import FeatureBuilder
-from src.features.row_file import RowFileError, batches_of_file
+from src.features.file_batches import batches_of_file
+from src.model.device import choose_device
+from src.model.model_config import model_shape
 from src.model.row_reset import RowReset
 from src.model.train_step import TrainStepWrap
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.logs import configure_logging
+from src.rows.row_file import RowFileError
 from src.stream.position import Position
 from src.trainer.checkpoint import CheckpointError, CheckpointStore, Unit
-from src.trainer.train import build_network, choose_device, growth_of, model_shape
+from src.trainer.trainer import growth_of
 
 logger = logging.getLogger("warm_start")
 

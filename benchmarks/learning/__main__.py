@@ -18,8 +18,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.features.row_file import RowFileError
-
 from benchmarks.learning.linear_learner import learn_with_vowpal_wabbit
 from benchmarks.learning.rows import SAMPLE_HISTORY_ROWS, LearningError, prepare
 from benchmarks.learning.scores import HEADER, shortcomings
@@ -27,8 +25,9 @@ from benchmarks.learning.ways import WAYS, learn
 from benchmarks.processes.child import run_in_child
 from examples.dictionaries.criteo_file import DataError
 from examples.services.common import ROOT
-from src.dictionaries.dictionaries import DictionaryError
+from src.dictionaries.errors import DictionaryError
 from src.process.logs import configure_logging
+from src.rows.row_file import RowFileError
 
 logger = logging.getLogger("learning")
 

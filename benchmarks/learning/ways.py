@@ -6,8 +6,7 @@ import time
 
 import mindspore as ms
 import numpy as np
-from src.features.row_file import FileBatch, batches_of_file
-from src.trainer.train import build_network, growth_of
+from src.trainer.train import build_network
 
 from benchmarks.learning.rows import Rows
 from benchmarks.learning.scores import Learnt, judged
@@ -15,9 +14,11 @@ from examples.services.common import ROOT
 from src.config import Config, load_config
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder
+from src.features.file_batches import FileBatch, batches_of_file
 from src.model.row_reset import RowReset
 from src.process.arrays import Array
 from src.rows.criteo import DENSE_SIZE
+from src.trainer.trainer import growth_of
 
 ADAPTIVE = ROOT / "examples" / "adaptive.yaml"
 WAYS = ("upstream", "documented", "sparse", "adaptive", "vowpal_wabbit")

@@ -19,12 +19,12 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import mindspore as ms
-from src.trainer.train import Trainer
 
 import online_train
 from src.model.train_step import TrainStepWrap
 from src.trainer import service as trainer_service
 from src.trainer.dataset import StreamingDataset
+from src.trainer.trainer import Trainer
 
 
 class StepTimes(ms.Callback):  # type: ignore[misc]

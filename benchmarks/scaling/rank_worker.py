@@ -26,8 +26,9 @@ from src.model.wide_and_deep import NetWithLossClass, WideDeepModel
 from src.process.stop import StopFlag
 from src.ranks.group import Ranks, meet, serve_as_scheduler
 from src.ranks.placement import Role, placement_of
+from src.ranks.rounds import Lockstep
 from src.ranks.train_step import RankTrainStep
-from src.trainer.lockstep import Lockstep, packed
+from src.trainer.many_ranks import packed
 
 SEED = 11
 WARM_UP = 3

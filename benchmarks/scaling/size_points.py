@@ -57,7 +57,7 @@ def window(settings: Settings, size: int) -> Outcome:
     """Messages → window, features included, at a window size."""
     from src.channel.window import Provenance, make_window
     from src.features.feature_builder import FeatureBuilder
-    from src.rows.criteo import parse_messages
+    from src.rows.parsing import parse_messages
 
     builder = FeatureBuilder(dictionary_files(settings.work_dir).load())
     values = lines(settings.work_dir, WINDOW_ROWS)
@@ -116,7 +116,8 @@ def partitions(settings: Settings, size: int) -> Outcome:
     """Topic → windows of 1000 rows, at a number of partitions; the channel is left out."""
     from benchmarks.stages.consume import unkept
     from benchmarks.stages.produce import new_topic
-    from src.consumer.consume import ConsumerCounts, WindowAssembler
+    from src.consumer.counts import ConsumerCounts
+    from src.consumer.window_assembler import WindowAssembler
     from src.features.feature_builder import FeatureBuilder
     from src.stream.position import Commit
     from src.stream.produce import ProduceOptions, send_file

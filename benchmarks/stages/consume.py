@@ -30,7 +30,10 @@ from benchmarks.timing import medians, take_turns
 from src.channel.closing_rule import DEFAULT_MAX_WINDOW_SIZE, ClosingRule
 from src.channel.engine import finalize
 from src.channel.sender import WindowSender
-from src.consumer.consume import BadRowKeeper, ConsumerCounts, WindowAssembler, consume
+from src.consumer.bad_row_keeper import BadRowKeeper
+from src.consumer.consume import consume
+from src.consumer.counts import ConsumerCounts
+from src.consumer.window_assembler import WindowAssembler
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array

@@ -14,7 +14,8 @@ from benchmarks.timing import medians, rate_of, take_turns
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
-from src.rows.criteo import convert_options, parse_messages, parse_options, read_options
+from src.rows.arrow_csv import convert_options, parse_options, read_options
+from src.rows.parsing import parse_messages
 
 OWN_ROWS = 20_000  # a round of our side handles about so many: a single window is over too soon
 ONE_PART = (1, 1)

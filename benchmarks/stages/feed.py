@@ -30,7 +30,7 @@ from src.channel.window import Provenance, make_window
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.process.stop import StopFlag
-from src.rows.criteo import parse_messages
+from src.rows.parsing import parse_messages
 from src.stream.position import Position
 from src.trainer.dataset import UNBOUNDED_LENGTH, StreamingDataset
 

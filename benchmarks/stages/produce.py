@@ -24,7 +24,8 @@ from benchmarks.inputs import PARTITIONS, row_files
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.timing import medians, take_turns
-from src.rows.criteo import ParsedRows, parse_messages
+from src.rows.criteo import ParsedRows
+from src.rows.parsing import parse_messages
 from src.stream.produce import ProduceOptions, send_file
 from src.stream.topic import ensure_topic
 

@@ -36,7 +36,8 @@ from src.process.ports import free_port
 from src.stream.position import Position
 from src.trainer.callbacks import LedgerCallBack, LossCallBack, TrainingProgress
 from src.trainer.dataset import BatchRecord
-from src.trainer.reporting import JsonLines, LagProbe, MetricsCallBack, StepTimer
+from src.trainer.reporting import LagProbe, MetricsCallBack, StepTimer
+from src.watching.json_lines import JsonLines
 from src.watching.metrics import ProgressiveMetrics
 from src.watching.prometheus import TrainerNumbers, serving
 

@@ -11,14 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from src.process.files import PathLike
-from src.rows.criteo import (
-    LABEL,
-    convert_options,
-    is_header,
-    parse_messages,
-    parse_options,
-    read_options,
-)
+from src.rows.arrow_csv import convert_options, parse_options, read_options
+from src.rows.criteo import LABEL, is_header
+from src.rows.parsing import parse_messages
 
 BLOCK_BYTES = 16 << 20
 _LINE_FEED = ord("\n")

@@ -11,14 +11,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from examples.dictionaries.criteo_file import DataError, read_blocks
+from src.dictionaries.builder import DEFAULT_MIN_COUNT, DEFAULT_VOCAB_SIZE, DictionaryBuilder
 from src.dictionaries.dictionaries import (
-    DEFAULT_MIN_COUNT,
-    DEFAULT_VOCAB_SIZE,
     MAP_DICT_NAME,
     MAX_DICT_NAME,
     MIN_DICT_NAME,
     Dictionaries,
-    DictionaryBuilder,
     save_dictionaries,
 )
 from src.features.drift import PROFILE_NAME, profile_of

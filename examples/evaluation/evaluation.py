@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from examples.evaluation.scorer import Scorer
 from src.dictionaries.oov import count_oov
-from src.features.row_file import BLOCK_ROWS, parsed_blocks
 from src.model.wide_and_deep import WideDeepModel
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE
+from src.rows.row_file import BLOCK_ROWS, parsed_blocks
 from src.watching.metrics import ProgressiveMetrics, Scores
 
 

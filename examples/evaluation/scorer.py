@@ -14,11 +14,11 @@ import mindspore as ms
 from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.feature_builder import FeatureBuilder
-from src.features.row_file import BLOCK_ROWS
 from src.model.model_config import ModelConfig
 from src.model.wide_and_deep import WideDeepModel
 from src.process.arrays import Array
 from src.rows.criteo import FIELD_SIZE, ParsedRows
+from src.rows.row_file import BLOCK_ROWS
 from src.trainer.checkpoint import VOCABULARY, Unit, newest_unit, read_unit
 
 logger = logging.getLogger("evaluate")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.inputs import json_messages, lines, row_files
-from src.rows.criteo import parse_messages
+from src.rows.parsing import parse_messages
 from tests.benchmarks.windows import ROWS
 
 

@@ -17,7 +17,8 @@ from benchmarks.documented.step import DOCUMENTED_CONFIG, own_step
 from examples import evaluate
 from examples.dictionaries.processing import Processed, process
 from examples.evaluate import main
-from examples.evaluation import evaluation, scorer as scorer_module
+from examples.evaluation import evaluation
+from examples.evaluation import scorer as scorer_module
 from examples.evaluation.evaluation import describe
 from examples.evaluation.scorer import EvaluationError, load_scorer
 from examples.sample.rows import write_sample
@@ -25,7 +26,8 @@ from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.features import row_file
 from src.features.feature_builder import FeatureBuilder
 from src.model.train_step import TrainStepWrap
-from src.rows.criteo import CATEGORICAL_COLUMNS, parse_messages
+from src.rows.criteo import CATEGORICAL_COLUMNS
+from src.rows.parsing import parse_messages
 from src.stream.position import Position
 from src.trainer.checkpoint import CheckpointStore, Unit
 

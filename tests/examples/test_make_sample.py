@@ -17,7 +17,8 @@ from examples.make_sample import main, parse_args
 from examples.sample.blocks import BLOCK_ROWS
 from examples.sample.hidden_weights import DRIFT_ROWS
 from examples.sample.rows import click_probabilities, make_rows, write_sample
-from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, parse_messages
+from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS
+from src.rows.parsing import parse_messages
 
 ROOT = Path(__file__).resolve().parents[2]
 

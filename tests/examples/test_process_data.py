@@ -10,7 +10,8 @@ from examples.dictionaries.criteo_file import DataError, read_blocks
 from examples.dictionaries.processing import process
 from examples.process_data import main, parse_args
 from examples.sample.rows import make_rows, write_sample
-from src.dictionaries.dictionaries import load_dictionaries, load_pickle
+from src.dictionaries.dictionaries import load_dictionaries
+from src.dictionaries.safe_pickle import load_pickle
 from src.dictionaries.value_counts import MOST_HELD
 from src.features.drift import Profile
 from src.rows.criteo import COLUMNS, FIELD_SIZE

@@ -17,8 +17,8 @@ from examples.sample.rows import write_sample
 from src.dictionaries.dictionaries import load_dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.column_functions import BUCKETS
-from src.features.row_file import parsed_blocks
 from src.rows.criteo import CATEGORICAL_COLUMNS, FIELD_SIZE
+from src.rows.row_file import parsed_blocks
 from src.trainer.checkpoint import Unit, read_unit, read_vocabulary
 
 ROWS = 330
