@@ -1,5 +1,5 @@
-"""Numbers about the run: scores before training, Prometheus, files of lines.
+"""Numbers about the run: progressive metrics, numbers for Prometheus, files of lines.
 
 In come labels, logits and counts. Out go AUC, log loss, calibration and lag.
-Guaranteed: watching never ends what it watches.
+Guaranteed: serving and reading numbers never stops the consumer or the trainer.
 """

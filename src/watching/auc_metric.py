@@ -13,7 +13,7 @@ class AUCMetric(Metric):  # type: ignore[misc]
     """Area under the ROC curve of the evaluation network's outputs.
 
     ``Model(network, eval_network=PredictWithSigmoid(model), metrics={"auc": AUCMetric()})``
-    gives it as ``model.eval(dataset)["auc"]``.
+    makes ``model.eval(dataset)["auc"]`` this area.
     """
 
     def __init__(self) -> None:
@@ -29,10 +29,10 @@ class AUCMetric(Metric):  # type: ignore[misc]
 
         Args:
             *inputs: What ``PredictWithSigmoid`` returns: (logit, probability, label), each [batch]
-                or [batch, 1]; the logit is not looked at.
+                or [batch, 1]; the logit is not used.
 
         Raises:
-            ValueError: There are fewer than three, or they can't be scores and labels.
+            ValueError: They are not three, or can't be probabilities and labels.
         """
         if len(inputs) != 3:
             raise ValueError(f"AUCMetric needs logit, probability and label, not {len(inputs)}")
@@ -43,7 +43,7 @@ class AUCMetric(Metric):  # type: ignore[misc]
         """The AUC.
 
         Raises:
-            RuntimeError: The rows hold no click or nothing but clicks, or there were none.
+            RuntimeError: The rows are all clicks, or hold none; or there were no rows.
         """
         auc = self._metrics.life().scores().auc
         if auc is None:

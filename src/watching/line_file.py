@@ -1,4 +1,4 @@
-"""Text files that grow by whole lines and are bounded: the loss file and the audit trail."""
+"""Text files of bounded size that grow by whole lines: the loss file and the audit trail."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class OutputError(RuntimeError):
 
 
 class LineFile:
-    """A text file to which lines are appended, each there for others as soon as it is written.
+    """A text file to which lines are appended; others can read each as soon as it is written.
 
-    When it has reached ``max_bytes`` it becomes ``<path>.1``, in place of an earlier one, and a new
-    file is begun: a service that runs for months fills no disk.
+    At ``max_bytes`` the file is renamed to ``<path>.1``, which replaces an earlier one, and a new
+    file is begun. So a service that runs for months does not fill the disk.
 
     Args:
         path: The file; "" for none.
-        max_bytes: How long it may get.
+        max_bytes: The largest size of the file.
 
     Raises:
         OutputError: It can't be opened.
@@ -39,7 +39,7 @@ class LineFile:
             raise OutputError(f"can't open {path}: {error.strerror}") from None
 
     def append(self, *lines: str) -> None:
-        """Writes lines, to nowhere where the path is empty.
+        """Writes lines; does nothing if the path is empty.
 
         Raises:
             OutputError: They can't be written.
@@ -53,7 +53,7 @@ class LineFile:
             self._file.flush()
             self._bytes += len(data)
             if self._bytes >= self._max_bytes and os.path.isfile(self._path):
-                self.close()  # durable too: a later ``sync`` reaches the new file only
+                self.close()  # and makes it durable: a later ``sync`` reaches only the new file
                 os.replace(self._path, rotated(self._path))
                 self._file = open(self._path, "ab")  # noqa: SIM115
                 self._bytes = 0
@@ -61,7 +61,7 @@ class LineFile:
             raise OutputError(f"can't write {self._path}: {error.strerror}") from None
 
     def sync(self) -> None:
-        """Waits until the disk has what was written; does nothing once the file is closed.
+        """Waits until the lines are on disk; does nothing once the file is closed.
 
         Raises:
             OutputError: It can't be written.
@@ -73,7 +73,7 @@ class LineFile:
             raise OutputError(f"can't write {self._path}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Makes the file durable and closes it; what could not be written was reported before."""
+        """Makes the file durable and closes it; ``append`` has already reported write errors."""
         if self._file is not None:
             with contextlib.suppress(OutputError):  # a pipe, say
                 self.sync()
@@ -82,5 +82,5 @@ class LineFile:
 
 
 def rotated(path: str) -> str:
-    """Where the lines before the ones in ``path`` are."""
+    """The file that holds the lines before those in ``path``."""
     return path + ".1"

@@ -1,14 +1,13 @@
-"""Progressive validation: how good the scores were that were given before the rows were trained on.
+"""Progressive validation: how good the scores of rows were, taken before training on them.
 
 Every batch is scored by a model that has not seen it, so these numbers need no held-out rows. They
 are kept over three scopes: the whole life of the model, the newest rows (a sliding window), and
 the rows since this process started.
 
-AUC comes from counts of clicks and non-clicks in fixed bins of the logit: what two processes have
-counted can be added up, which sorted scores can't. The bins lie evenly on the scale
-sign(x) · log(1 + |x| / 0.001), so that they are narrow where CTR models put their scores: a model
-that has just started gives all rows almost the same logit near 0, and later ones crowd around the
-logit of the click rate.
+AUC comes from counts of clicks and non-clicks in fixed bins of the logit. Counts of two processes
+can be added up, sorted scores can't. The bins are of equal width on the scale
+sign(x) · log(1 + |x| / 0.001), so they are narrow where CTR models put their scores. A new model's
+logits are almost equal and near 0; later ones lie around the logit of the click rate.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Optional
 
 import numpy as np
 
@@ -30,15 +28,15 @@ from src.process.arrays import Array
 DEFAULT_WINDOW_ROWS = 100_000
 BINS = 1 << 18
 MAX_LOGIT = 32.0
-"""Beyond it all scores count as tied; e^-32 is a probability that no click rate comes near."""
+"""Logits beyond it count as tied; no click rate comes near the probability e^-32."""
 
 COUNTED_TOGETHER = 2000
-"""Rows that wait to be counted at most: after a step all that counting needs has left the caches,
-and fetching it once for many batches costs little more than for one."""
+"""Most rows that wait to be counted. A step evicts the counts from the CPU's caches; loading them
+once for many batches costs little more than for one."""
 
 _FINEST = 1e-3  # the scale is linear in the logit below it and logarithmic above it
 _BINS_PER_UNIT = BINS / 2 / math.log1p(MAX_LOGIT / _FINEST)
-# The largest float64 below 1, and what is as near to 0: their logits are finite.
+# Probabilities are kept this far from 0 and from 1, so that their logits are finite.
 _LEAST_PROBABILITY = 2.0**-53
 
 
@@ -49,8 +47,8 @@ class Scores:
     Attributes:
         rows: How many rows.
         clicks: How many of them were clicks.
-        auc: Probability that a click scored above a non-click, a tie counting half; None unless
-            there were both.
+        auc: Probability that a click scored above a non-click, where a tie counts half; None
+            unless there were both.
         log_loss: Mean cross-entropy in nats; None without rows.
         normalised_entropy: log_loss over that of the rows' own click rate; None unless there were
             clicks and non-clicks.
@@ -59,25 +57,25 @@ class Scores:
 
     rows: int
     clicks: int
-    auc: Optional[float]
-    log_loss: Optional[float]
-    normalised_entropy: Optional[float]
-    calibration: Optional[float]
+    auc: float | None
+    log_loss: float | None
+    normalised_entropy: float | None
+    calibration: float | None
 
-    def to_json(self) -> dict[str, Optional[float]]:
-        """The scores as JSON knows them."""
+    def to_json(self) -> dict[str, float | None]:
+        """The scores as a JSON object."""
         return asdict(self)
 
 
 class Totals:
-    """What scores are made of; totals of several processes add up.
+    """The sums from which scores are computed; totals of several processes add up.
 
     Attributes:
         counts: int64[2, BINS], rows by label and bin of their logit.
         sums: float64[2], log loss and predicted clicks.
     """
 
-    def __init__(self, counts: Optional[Array] = None, sums: Optional[Array] = None) -> None:
+    def __init__(self, counts: Array | None = None, sums: Array | None = None) -> None:
         self.counts = np.zeros((2, BINS), dtype=np.int64) if counts is None else counts
         self.sums = np.zeros(2, dtype=np.float64) if sums is None else sums
 
@@ -87,11 +85,11 @@ class Totals:
     def add(self, batches: _Batches) -> None:
         """Counts some batches."""
         np.add.at(self.counts.reshape(-1), batches.place, 1)
-        for sums in batches.sums:  # in this order, so that they are equal whatever waited together
+        for sums in batches.sums:  # one by one: the result is the same however batches were grouped
             self.sums += sums
 
     def scores(self) -> Scores:
-        """What the rows counted so far come to."""
+        """The scores of the rows counted so far."""
         non_clicks, clicks = (int(number) for number in self.counts.sum(axis=1))
         rows = clicks + non_clicks
         log_loss = float(self.sums[0]) / rows if rows else None
@@ -111,7 +109,7 @@ class _Batches:
     """Some batches, ready to be counted.
 
     Attributes:
-        place: int64[rows], places in ``Totals.counts`` laid flat.
+        place: int64[rows], places in the flattened ``Totals.counts``.
         sums: float64[batches, 2], log loss and predicted clicks of each.
     """
 
@@ -120,7 +118,7 @@ class _Batches:
 
     @staticmethod
     def of(logit: Array, is_click: Array, first_rows: Sequence[int] = (0,)) -> _Batches:
-        """Counts rows, given as float32[rows], bool[rows] and the first row of each batch."""
+        """Counts rows, from float32[rows], bool[rows] and the first row of each batch."""
         x = logit.astype(np.float64)
         size = np.abs(x)
         odds = np.exp(-size)  # of the less likely outcome: never overflows
@@ -134,8 +132,8 @@ class _Batches:
 class ProgressiveMetrics:
     """Scores of the rows seen so far, over the whole life, the newest rows and since the start.
 
-    The newest rows are kept as they are, 5 bytes each: they leave the window one by one, and its
-    scores are worked out anew each time, so no error adds up however long the stream is.
+    The newest rows are kept as they are, 5 bytes each, and leave the window one by one. The
+    window's scores are computed anew each time, so no rounding error adds up over a long stream.
 
     Args:
         window_rows: How many rows the sliding window holds.
@@ -157,9 +155,9 @@ class ProgressiveMetrics:
         """Counts a batch.
 
         Args:
-            logit: float32[batch] or [batch, 1], as of before the rows were trained on; for
+            logit: float32[batch] or [batch, 1], from before training on the rows; for
                 probabilities see ``logit_of``.
-            label: As many, 1 for a click and 0 for none.
+            label: Of the same size, 1 for a click and 0 for none.
 
         Raises:
             ValueError: The sizes differ, a logit is not finite or a label is neither 0 nor 1;
@@ -191,7 +189,7 @@ class ProgressiveMetrics:
         return Totals(counts, newest.sums.sum(axis=0))
 
     def state(self) -> dict[str, Array]:
-        """What ``from_state`` needs to go on exactly; the rows since the start are no part of it.
+        """What ``from_state`` needs to go on exactly; without the rows since the start.
 
         Returns:
             ``bins`` int64[1], the number of bins; ``place`` int64[n] and ``count`` int64[n], the
@@ -214,10 +212,10 @@ class ProgressiveMetrics:
     def from_state(
         state: Mapping[str, Array], window_rows: int = DEFAULT_WINDOW_ROWS
     ) -> ProgressiveMetrics:
-        """Goes on where ``state`` was taken; a smaller window keeps the newest of the rows.
+        """Goes on from where ``state`` was called; a smaller window keeps the newest rows.
 
         Raises:
-            ValueError: It is of another number of bins, or not a state.
+            ValueError: It has another number of bins, or is not a state.
         """
         metrics = ProgressiveMetrics(window_rows)
         try:
@@ -243,7 +241,7 @@ class ProgressiveMetrics:
         self._keep(logit, is_click)
 
     def _keep(self, logit: Array, is_click: Array) -> None:
-        """Puts rows in the place of the oldest ones."""
+        """Replaces the oldest rows by these."""
         size = len(self._logits)
         logit, is_click = logit[-size:], is_click[-size:]
         place = (self._next + np.arange(len(logit))) % size
@@ -252,7 +250,7 @@ class ProgressiveMetrics:
         self._held = min(self._held + len(logit), size)
 
     def _newest(self) -> tuple[Array, Array]:
-        """(logit float32[held], is_click bool[held]), oldest first: sums are then always equal."""
+        """(logit float32[held], is_click bool[held]), oldest first, so that sums are repeatable."""
         size = len(self._logits)
         place = (self._next - self._held + np.arange(self._held)) % size
         return self._logits[place], self._labels[place]
@@ -262,7 +260,7 @@ def encode_state(state: Mapping[str, Array]) -> str:
     """Arrays as text that JSON can hold: base64 of a lightly compressed ``.npz``."""
     packed = io.BytesIO()
     np.savez(packed, **dict(state))
-    # Logits hardly get smaller at all, so more than the lightest compression is wasted on them.
+    # Logits hardly compress at all, so a higher level than 1 only costs time.
     return base64.b64encode(zlib.compress(packed.getvalue(), 1)).decode()
 
 
@@ -270,7 +268,7 @@ def decode_state(text: str) -> dict[str, Array]:
     """Reads what ``encode_state`` wrote.
 
     Raises:
-        ValueError: It did not write this.
+        ValueError: The text is something else.
     """
     try:
         packed = io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True)))
@@ -289,7 +287,7 @@ def bin_of(logit: Array) -> Array:
 
 
 def logit_of(probability: Array) -> Array:
-    """The logit of a probability; 0 and 1 count as the nearest numbers that have one.
+    """The logit of a probability; 0 and 1 count as the nearest numbers with a finite logit.
 
     Args:
         probability: float[rows] in [0, 1].
@@ -318,7 +316,7 @@ def _checked(logit: Array, label: Array) -> tuple[Array, Array]:
     return scored, is_click
 
 
-def _auc(counts: Array, clicks: int, non_clicks: int) -> Optional[float]:
+def _auc(counts: Array, clicks: int, non_clicks: int) -> float | None:
     """Area under the ROC curve from counts[2, bins] of non-clicks and clicks."""
     if not clicks or not non_clicks:
         return None
@@ -327,7 +325,7 @@ def _auc(counts: Array, clicks: int, non_clicks: int) -> Optional[float]:
     return float(below @ counts[1][place].astype(np.float64)) / non_clicks / clicks
 
 
-def _entropy(clicks: int, rows: int) -> Optional[float]:
+def _entropy(clicks: int, rows: int) -> float | None:
     """Entropy of the click rate in nats; None unless there were clicks and non-clicks."""
     if not 0 < clicks < rows:
         return None

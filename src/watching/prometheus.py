@@ -1,7 +1,7 @@
-"""Numbers for Prometheus, of the consumer and of the trainer; off unless a port is given.
+"""Numbers for Prometheus, of the consumer and of the trainer; off unless a port is configured.
 
-Names follow Prometheus' conventions: base units, ``_total`` for what only grows. Nothing is worked
-out for a scrape: it shows what was set last.
+Names follow Prometheus' conventions: base units, and ``_total`` for counters. A scrape computes
+nothing: it returns the values that were set last.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -20,12 +20,12 @@ from src.stream.position import PartitionLag
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+UPDATE_SECONDS = 1.0
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 10)
 
 
 class MetricsServerError(RuntimeError):
-    """The port can't be served; one line says why."""
+    """The metrics can't be served; one line says why."""
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def serving(registry: CollectorRegistry, port: int, host: str) -> Iterator[None]
     """Serves a registry's numbers over HTTP while the block runs; port 0 serves nothing.
 
     Raises:
-        MetricsServerError: The port is taken or the host is none of this machine's.
+        MetricsServerError: The port is taken, or the host is no address of this machine.
     """
     if not port:
         yield
@@ -56,7 +56,7 @@ def _stop(server: Any, thread: threading.Thread) -> None:
 
 
 class TrainerNumbers:
-    """What a trainer shows.
+    """The numbers of a trainer.
 
     Args:
         registry: Where its numbers are registered.
@@ -75,16 +75,16 @@ class TrainerNumbers:
         self._rows = counter("rows", "Rows trained by this process")
         self._batches = counter("batches", "Batches trained by this process")
         self._step_time = histogram("step_duration_seconds", "Time of a step without waiting")
-        self._wait_time = histogram("batch_wait_seconds", "Time that a batch was waited for")
-        self._step = gauge("step", "Steps since the very first start")
-        self._loss = gauge("loss", "Mean loss since the report before", "kind")
+        self._wait_time = histogram("batch_wait_seconds", "Time spent waiting for a batch")
+        self._step = gauge("step", "Steps since the first start")
+        self._loss = gauge("loss", "Mean loss since the last report", "kind")
         self._auc = gauge("auc", "Area under the ROC curve of scores before training", "scope")
         self._log_loss = gauge("log_loss", "Mean cross-entropy in nats before training", "scope")
         self._calibration = gauge("calibration_ratio", "Predicted clicks over clicks", "scope")
         self._oov = gauge("oov_ratio", "Share of rows out of vocabulary", "column")
         self._lag_rows = gauge("lag_rows", "Rows not yet trained on", "partition")
         self._lag_seconds = gauge("lag_seconds", "Age of the newest row trained on")
-        self._saved_at = gauge("checkpoint_timestamp_seconds", "When the last one was written")
+        self._saved_at = gauge("checkpoint_timestamp_seconds", "Time of the last checkpoint")
         self._saved_offset = gauge("checkpoint_offset", "Next offset to train", "partition")
 
     def on_step(self, rows: int, step_seconds: float, wait_seconds: float) -> None:
@@ -95,7 +95,7 @@ class TrainerNumbers:
         self._wait_time.observe(wait_seconds)
 
     def on_report(self, report: Any) -> None:
-        """Shows a ``reporting.Report``; what it does not know stays away."""
+        """Shows a ``reporting.Report``; a value that is None there is left out or NaN."""
         self._step.set(report.step)
         self._loss.labels("wide").set(report.wide_loss)
         self._loss.labels("deep").set(report.deep_loss)
@@ -111,24 +111,24 @@ class TrainerNumbers:
             self._lag_rows.labels(str(partition)).set(rows)
 
     def on_saved(self, offsets: Mapping[int, int]) -> None:
-        """Shows the position of a checkpoint that is durable by now."""
+        """Shows the position of a checkpoint that has become durable."""
         self._saved_at.set(time.time())
         for partition, offset in offsets.items():
             self._saved_offset.labels(str(partition)).set(offset)
 
 
-def _set(gauge: Gauge, value: Optional[float]) -> None:
+def _set(gauge: Gauge, value: float | None) -> None:
     gauge.set(float("nan") if value is None else value)
 
 
 class ConsumerNumbers:
-    """What a consumer shows, looked at once a second from its own loop.
+    """The numbers of a consumer, updated once a second from its own loop.
 
     Args:
         registry: Where its numbers are registered.
-        counts: Gives windows, rows and bad_rows, as ``consume.ConsumerCounts``.
-        lag: Gives the lag by partition.
-        depth: Gives the windows that wait in each shard's queue; None where that is not known.
+        counts: Has windows, rows and bad_rows, as ``ConsumerCounts``.
+        lag: Returns the lag by partition.
+        depth: Returns the windows that wait in each shard's queue; None if that is not known.
         clock: A monotonic clock, seconds.
     """
 
@@ -137,7 +137,7 @@ class ConsumerNumbers:
         registry: CollectorRegistry,
         counts: Any,
         lag: Callable[[], Mapping[int, PartitionLag]],
-        depth: Callable[[], Optional[list[int]]],
+        depth: Callable[[], list[int] | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._counts, self._lag, self._depth, self._clock = counts, lag, depth, clock
@@ -146,7 +146,7 @@ class ConsumerNumbers:
             for name, text in (
                 ("windows", "Windows sent"),
                 ("rows", "Rows sent"),
-                ("bad_rows", "Messages left out because they are no rows"),
+                ("bad_rows", "Messages left out because they are not rows"),
             )
         }
         self._seen = dict.fromkeys(self._totals, 0)
@@ -158,14 +158,14 @@ class ConsumerNumbers:
                 ("channel_windows", "Windows waiting in the channel", "shard"),
             )
         )
-        self._looked_at = clock() - LOOK_SECONDS
+        self._updated_at = clock() - UPDATE_SECONDS
 
-    def look(self) -> None:
-        """Shows how things are, at most once a second."""
+    def update(self) -> None:
+        """Shows the present values, at most once a second."""
         now = self._clock()
-        if now - self._looked_at < LOOK_SECONDS:
+        if now - self._updated_at < UPDATE_SECONDS:
             return
-        self._looked_at = now
+        self._updated_at = now
         for name, total in self._totals.items():
             count = getattr(self._counts, name)
             total.inc(count - self._seen[name])

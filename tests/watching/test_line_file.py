@@ -14,7 +14,7 @@ def trail(steps: range) -> str:
     return "".join(audit_line(step, RowRange(0, step, step, 1)) + "\n" for step in steps)
 
 
-def test_lines_are_there_for_others_at_once_and_go_behind_the_earlier_ones(tmp_path: Path) -> None:
+def test_lines_can_be_read_at_once_and_follow_the_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "loss.log"
     for text in ("a", "b"):
         file = LineFile(str(path))
@@ -74,7 +74,7 @@ def test_no_path_writes_nothing_and_a_bad_one_is_named(tmp_path: Path) -> None:
     full.close()
 
 
-def test_steps_behind_the_checkpoint_are_cut_off_the_trail(tmp_path: Path) -> None:
+def test_steps_after_the_checkpoint_are_cut_off_the_trail(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text(trail(range(1, 10)) + '{"step": 10, "par')
     begin_audit(str(path), 6, fresh=False)

@@ -7,7 +7,7 @@ import socket
 import time
 import urllib.request
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -39,7 +39,7 @@ def samples(registry: CollectorRegistry) -> dict[str, float]:
     }
 
 
-def report(auc: Optional[float] = 0.75, lag: Optional[dict[int, int]] = None) -> Any:
+def report(auc: float | None = 0.75, lag: dict[int, int] | None = None) -> Any:
     scores = SimpleNamespace(auc=auc, log_loss=0.5, calibration=1.25)
     return SimpleNamespace(
         step=300,
@@ -118,7 +118,7 @@ def test_trainer_shows_steps_reports_and_checkpoints_by_their_conventional_names
     assert {name: found.get(name) for name in wanted} == wanted
 
 
-def test_what_a_report_does_not_know_is_nan_or_stays_away() -> None:
+def test_what_a_report_lacks_is_nan_or_left_out() -> None:
     registry = CollectorRegistry()
     TrainerNumbers(registry).on_report(report(auc=None, lag=None))
     found = samples(registry)
@@ -126,19 +126,19 @@ def test_what_a_report_does_not_know_is_nan_or_stays_away() -> None:
     assert "online_train_lag_rows 0" not in found
 
 
-def test_consumer_shows_counts_lag_and_channel_and_looks_once_a_second() -> None:
-    registry, counts, now, looks = CollectorRegistry(), ConsumerCounts(), [0.0], [0]
+def test_consumer_shows_counts_lag_and_channel_and_updates_once_a_second() -> None:
+    registry, counts, now, updates = CollectorRegistry(), ConsumerCounts(), [0.0], [0]
 
-    def depth() -> Optional[list[int]]:
-        looks[0] += 1
+    def depth() -> list[int] | None:
+        updates[0] += 1
         return [3, 4]
 
     lag = {0: PartitionLag(20, 1.5), 1: PartitionLag(0, 0.0)}
     numbers = ConsumerNumbers(registry, counts, lambda: lag, depth, lambda: now[0])
     for now[0] in (0.0, 0.5, 0.99, 1.0):
         counts.windows, counts.rows, counts.bad_rows = counts.windows + 1, counts.rows + 10, 1
-        numbers.look()
-    assert looks[0] == 2
+        numbers.update()
+    assert updates[0] == 2
     found = samples(registry)
     wanted = {
         "online_consumer_windows_total": 4,
@@ -152,7 +152,7 @@ def test_consumer_shows_counts_lag_and_channel_and_looks_once_a_second() -> None
     assert {name: found.get(name) for name in wanted} == wanted
 
 
-def test_a_channel_that_does_not_say_leaves_its_depth_out() -> None:
+def test_a_channel_of_unknown_depth_shows_none() -> None:
     registry = CollectorRegistry()
-    ConsumerNumbers(registry, ConsumerCounts(), dict, lambda: None, lambda: 5.0).look()
+    ConsumerNumbers(registry, ConsumerCounts(), dict, lambda: None, lambda: 5.0).update()
     assert not [name for name in samples(registry) if "channel" in name]
