@@ -1,6 +1,6 @@
 """Which categorical fields of a row are out of vocabulary (OOV), one bit for each field.
 
-What a field's value was stands beside it where somebody is to learn it.
+The values themselves are sent along if a trainer is to learn them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from src.rows.criteo import CATEGORICAL_SIZE, DENSE_SIZE
 
 MAX_VALUE_BYTES = 64
 UNLEARNABLE = b"\xff"
-"""Stands for a value that is not sent for its length; it is not UTF-8, so it is no value itself."""
+"""Sent instead of a value that is too long; it is not UTF-8, so no value equals it."""
 _BITS = 1 << np.arange(CATEGORICAL_SIZE, dtype=np.uint32)
 
 
@@ -25,7 +25,7 @@ class UnknownValues:
 
     Attributes:
         values: S[rows, 26], see ``oov.unknown_values_of_column``.
-        free_ids: (first, end) of the ids that may be given to them.
+        free_ids: (first, end) of the ids that may be assigned to them.
     """
 
     values: Array
@@ -52,19 +52,19 @@ def bits_of_cells(cells: Array) -> Array:
 
 
 def oov_cells(bits: Array) -> Array:
-    """``oov_bits`` taken apart: bool[rows, 26]."""
+    """The cells of ``oov_bits``: bool[rows, 26]."""
     cells: Array = (bits[:, None] & _BITS) != 0
     return cells
 
 
 def count_oov(bits: Array) -> Array:
-    """How many rows are out of vocabulary in each of ``C1..C26``, int64[26], from ``oov_bits``."""
+    """The rows out of vocabulary in each of ``C1..C26``, int64[26], from ``oov_bits``."""
     counts: Array = np.count_nonzero(bits[:, None] & _BITS, axis=0)
     return counts
 
 
 def unknown_values_of_column(codes: Array, values: pa.Array, is_unknown: Array) -> Array:
-    """The values that are out of vocabulary, as they are sent to a trainer that learns them.
+    """The values out of vocabulary, in the form in which a trainer receives them.
 
     Args:
         codes: int32[rows], the place of each row's value in ``values``, -1 where missing.
@@ -72,22 +72,22 @@ def unknown_values_of_column(codes: Array, values: pa.Array, is_unknown: Array) 
         is_unknown: bool[rows].
 
     Returns:
-        S[rows]: UTF-8 where unknown, empty where known or missing, ``UNLEARNABLE`` where it takes
-        more than 64 bytes or ends with a NUL, which fixed width would cut off.
+        S[rows]: UTF-8 where unknown, empty where known or missing. ``UNLEARNABLE`` replaces a value
+        of more than 64 bytes, or one that ends with a NUL, which fixed width would cut off.
     """
     is_wanted = np.zeros(len(values) + 1, dtype=bool)
     is_wanted[codes[is_unknown]] = True
     is_wanted[-1] = False  # code -1, a missing value
     wanted = np.flatnonzero(is_wanted)
     texts = values.take(pa.array(wanted)).to_pylist()
-    encoded = np.array([b"", *map(_sent, texts)], dtype=np.bytes_)
+    encoded = np.array([b"", *map(_encoded, texts)], dtype=np.bytes_)
     place = np.zeros(len(values) + 1, dtype=np.int64)
     place[wanted] = np.arange(1, len(wanted) + 1)
     sent: Array = encoded[place[codes]]
     return sent
 
 
-def _sent(value: str) -> bytes:
+def _encoded(value: str) -> bytes:
     encoded = value.encode()
     is_whole = len(encoded) <= MAX_VALUE_BYTES and not encoded.endswith(b"\0")
     return encoded if is_whole else UNLEARNABLE

@@ -1,9 +1,9 @@
 """How often each distinct value of a column occurs, however many distinct values there are.
 
-Memory holds the counts of so many values at most. When there are more, they are divided into parts
-by a hash of the value and written to disk as one *run*. All counts of a value are thus in the same
-part of every run, and at the end one part after the other is read and added up: memory needs to
-hold one part of one column.
+Memory holds the counts of a limited number of values. When there are more, they are divided into
+parts by a hash of the value and written to disk as one *run*. So all counts of a value are in the
+same part of every run. At the end the parts are read and added up one by one, and memory needs to
+hold one part of one column only.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ORDER = [("count", "descending"), ("value", "ascending")]
 
 
 class RunFile:
-    """Counts on disk, in a file without a name: nothing stays behind, however the process ends.
+    """Counts on disk, in a file without a name: nothing is left, however the process ends.
 
     Args:
-        folder: Where the file is when there is something to write; made if it is not there.
+        folder: The file's folder; created with the first write if it is missing.
     """
 
     def __init__(self, folder: PathLike) -> None:
@@ -44,10 +44,10 @@ class RunFile:
         """Appends some counts.
 
         Returns:
-            Where they are: the place of their first byte and how many bytes there are.
+            (offset, size) in bytes, for ``read``.
 
         Raises:
-            OSError: The folder is not writable or full; it is named.
+            OSError: The folder is not writable or full; the message names it.
         """
         data = counts.serialize()
         try:
@@ -62,13 +62,13 @@ class RunFile:
         return start, data.size
 
     def read(self, start: int, size: int) -> pa.RecordBatch:
-        """Reads what ``write`` put there."""
+        """Reads what ``write`` wrote."""
         assert self._file is not None, "what was written has a file"
         self._file.seek(start)
         return pa.ipc.read_record_batch(pa.py_buffer(self._file.read(size)), _SCHEMA)
 
     def close(self) -> None:
-        """Gives the disk space back."""
+        """Frees the disk space."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -82,7 +82,7 @@ class FrequentValues:
         values: large_string[values], the most frequent first, equally frequent ones by their UTF-8
             bytes.
         counts: int64[values], how often each occurs.
-        total: How many values are as frequent as was asked for, those among them that are left out.
+        total: How many values are frequent enough, including those that are left out.
     """
 
     values: pa.Array
@@ -94,20 +94,20 @@ class FrequentValues:
 class ValueCounter:
     """Counts the values of one column.
 
-    A block's counts are put aside and merged once there are many, so that each value takes part in
-    few merges however many blocks there are.
+    The counts of blocks are collected and merged once there are many. So each value takes part in
+    few merges, however many blocks there are.
 
     Args:
-        run_file: Takes what is too much for memory; may be shared with other columns.
+        run_file: Takes what is too much for memory; columns may share it.
         most_held: The most distinct values whose counts stay in memory after a merge, and the most
-            counts put aside (besides one block's).
+            counts waiting for a merge (besides one block's).
     """
 
     run_file: RunFile
     most_held: int = MOST_HELD
     _held: pa.RecordBatch = field(init=False, default=_NOTHING)
-    _aside: list[pa.StructArray] = field(init=False, default_factory=list)
-    _aside_size: int = field(init=False, default=0)
+    _unmerged: list[pa.StructArray] = field(init=False, default_factory=list)
+    _unmerged_size: int = field(init=False, default=0)
     _runs: list[list[tuple[int, int]]] = field(init=False, default_factory=list)
 
     def add(self, column: pa.Array | pa.ChunkedArray) -> None:
@@ -121,9 +121,9 @@ class ValueCounter:
         block = pc.value_counts(column)
         if column.null_count:
             block = block.filter(pc.is_valid(block.field(0)))
-        self._aside.append(block)
-        self._aside_size += len(block)
-        if self._aside_size > self.most_held:
+        self._unmerged.append(block)
+        self._unmerged_size += len(block)
+        if self._unmerged_size > self.most_held:
             self._merge()
             if len(self._held) > self.most_held:
                 self._write_run()
@@ -148,11 +148,12 @@ class ValueCounter:
         return FrequentValues(found["value"], found["count"].to_numpy(), total)
 
     def _merge(self) -> None:
-        aside = [
-            _batch(block.field(0).cast(pa.large_string()), block.field(1)) for block in self._aside
+        unmerged = [
+            _batch(block.field(0).cast(pa.large_string()), block.field(1))
+            for block in self._unmerged
         ]
-        self._held = _added_up([self._held, *aside])
-        self._aside, self._aside_size = [], 0
+        self._held = _added_up([self._held, *unmerged])
+        self._unmerged, self._unmerged_size = [], 0
 
     def _write_run(self) -> None:
         parts = _parts_of(self._held["value"])

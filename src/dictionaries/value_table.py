@@ -1,8 +1,7 @@
-"""Ids of the known values of all columns, at a cost that hardly depends on how many are known.
+"""Ids of the known values of all columns; a look-up costs about the same however many are known.
 
-Python's own dict is as fast while it is small. Among ten million values each look-up waits for the
-memory five times and more, one after the other; here the look-ups of a window wait together, and
-about once each.
+A small Python dict is as fast. In a dict of ten million values each look-up waits for memory five
+times or more, one after the other. Here the look-ups of a window wait together, about once each.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import pyarrow as pa
 from src.process.arrays import Array
 
 SHORT_BYTES = 8
-"""A value of so many bytes is a number; Criteo's are 8 hexadecimal digits."""
+"""A value of up to so many bytes fits one number; Criteo's values are 8 hexadecimal digits."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 _LEAST_BITS = 4
 _FREE = np.uint64(2**64 - 1)
@@ -27,9 +26,9 @@ _KEY, _TAG = 0, 1
 class ValueTable:
     """A hash table of short values, and a dict of the few that are longer.
 
-    Open addressing with linear probing, the slot by Fibonacci hashing (Knuth, The Art of Computer
-    Programming, vol. 3, section 6.4), at most half of the slots taken. A slot holds the value and
-    its tag, which is its column and its id, side by side: both come with one access to the memory.
+    It uses open addressing with linear probing and Fibonacci hashing (Knuth, The Art of Computer
+    Programming, vol. 3, section 6.4). At most half of the slots are taken. A slot holds the value
+    and its tag (column and id) side by side, so one memory access reads both.
 
     Args:
         values: By column the known values, each once: pyarrow strings without null.
@@ -57,11 +56,11 @@ class ValueTable:
         return self._size
 
     def look_up(self, values: Sequence[pa.Array], otherwise: Array) -> list[Array]:
-        """The ids of some values of the first columns or all.
+        """The ids of values, in all columns or only the first ones.
 
         Args:
             values: By column pyarrow strings without null, all of one type.
-            otherwise: By column the id of a value that is not known, int32[columns].
+            otherwise: By column the id of an unknown value, int32[columns].
 
         Returns:
             By column int32[values].
@@ -80,13 +79,14 @@ class ValueTable:
     def _filled(self, keys: Array, tags: Array) -> Array:
         """The slots, uint64[slots, 2].
 
-        In the order of the slots that they want, each value takes that slot or the next one behind
-        its predecessor, so that none stands far from where it is looked for. The last slot is free.
+        Values are placed in the order of their preferred slots. Each takes its preferred slot, or
+        the one after its predecessor if that is later. So all values are near their preferred
+        slots. The last slot is free.
         """
-        wanted = self._first_slots(keys, tags >> _ID_BITS)
-        order = np.argsort(wanted, kind="stable")
+        preferred = self._first_slots(keys, tags >> _ID_BITS)
+        order = np.argsort(preferred, kind="stable")
         number = np.arange(len(order))
-        place = np.maximum.accumulate(wanted[order] - number) + number
+        place = np.maximum.accumulate(preferred[order] - number) + number
         least = 2 ** (64 - int(self._shift))
         size = max(least, int(place[-1]) + 1 if place.size else 0) + 1
         slots = np.empty((size, 2), dtype=np.uint64)  # unlike zeros, on large pages where large
@@ -121,8 +121,8 @@ def keys_of(values: pa.Array) -> tuple[Array, Array]:
         values: pyarrow strings without null.
 
     Returns:
-        (key uint64[values], is_short bool[values]): a short value's UTF-8 bytes and zeros behind
-        them. Different short values have different keys: one that holds a NUL is none.
+        (key uint64[values], is_short bool[values]): a short value's UTF-8 bytes, followed by zeros.
+        Different short values have different keys, as a value that holds a NUL is not short.
     """
     if not len(values):
         return np.empty(0, dtype=np.uint64), np.empty(0, dtype=bool)
@@ -142,7 +142,7 @@ def keys_of(values: pa.Array) -> tuple[Array, Array]:
 
 
 def spread(keys: Array) -> Array:
-    """Fibonacci hashing, uint64[keys]: the upper bits, as many as wanted, are the hash."""
+    """Fibonacci hashing, uint64[keys]: the upper bits are the hash."""
     return keys * _MULTIPLIER
 
 

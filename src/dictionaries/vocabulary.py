@@ -1,16 +1,15 @@
 """A vocabulary that grows with the stream: values that the dictionaries lack get ids of their own.
 
-Everything here is a function of the dictionaries, the settings and the batches in their order, so
-that a run which resumes from a checkpoint grows on exactly as one that was never interrupted. It
-works batch by batch, since windows are cut by the clock and batches are not:
+The result depends only on the dictionaries, the settings and the batches in their order. So a run
+that resumes from a checkpoint grows exactly like one that was never interrupted. The vocabulary
+grows batch by batch, because windows may close by the clock and batches never do:
 
-* The cells of a batch that are out of vocabulary, a missing value among them, are counted. A value
-  that was seen ``admit_count`` times, this batch included, gets an id, and has it in this batch
-  already. It is out of vocabulary until then.
-* Sightings of values without an id are counted in a sketch of fixed size, which may overcount
-  where values collide and forgets what is older than two times ``expire_rows`` rows.
-* When the ids run out, those that were in no batch for ``expire_rows`` rows are freed, to be given
-  out again from the next batch on. Their rows in the model must be reset before that.
+* The cells of a batch that are out of vocabulary are counted, missing values included. A value
+  gets an id in the batch with its ``admit_count``-th sighting. Until then it is out of vocabulary.
+* Sightings of values without an id are counted in a sketch of fixed size. It may overcount where
+  values collide, and it drops what is older than two times ``expire_rows`` rows.
+* When the ids run out, those that were in no batch for ``expire_rows`` rows are freed. They may be
+  assigned again from the next batch on. Their rows in the model must be reset before that.
 """
 
 from __future__ import annotations
@@ -23,111 +22,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.dictionaries.oov import MAX_VALUE_BYTES, UNLEARNABLE, bits_of_cells, oov_cells
+from src.dictionaries.errors import VocabularyError
+from src.dictionaries.oov import UNLEARNABLE, bits_of_cells, oov_cells
+from src.dictionaries.sighting_sketch import SightingSketch
+from src.dictionaries.value_keys import value_keys
 from src.process.arrays import Array
-from src.rows.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_SIZE
+from src.rows.criteo import CATEGORICAL_COLUMNS, DENSE_SIZE
 
 FORMAT = 1
-WORD_BYTES = 8
-_NOBODY = -1
-_SKETCH_DEPTH = 2
-_SKETCH_WIDTHS = (1 << 14, 1 << 22)
-
-
-class VocabularyError(ValueError):
-    """A saved vocabulary can't be read, or does not fit; one line says why."""
-
-
-# --- values as 64-bit keys ------------------------------------------------------------------------
-
-
-def _mixed(keys: Array) -> Array:
-    """Spreads the bits of 64-bit keys, one to one: the finaliser of SplitMix64."""
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Array = keys ^ (keys >> np.uint64(31))
-    return mixed
-
-
-_FACTORS = _mixed(np.arange(1, MAX_VALUE_BYTES // WORD_BYTES + 1, dtype=np.uint64)) | np.uint64(1)
-_COLUMN_SALT = _mixed(np.arange(101, 101 + CATEGORICAL_SIZE, dtype=np.uint64))
-
-
-def value_keys(columns: Array, values: Array) -> Array:
-    """A 64-bit key for each (column, value).
-
-    Values of up to eight bytes never collide within a column; any two others do with a chance of
-    2^-64.
-
-    Args:
-        columns: int[n], 0 for C1 … 25 for C26.
-        values: S[n], the values' UTF-8 bytes.
-
-    Returns:
-        uint64[n], the same whatever the width of ``values``.
-    """
-    width = -(-max(values.dtype.itemsize, 1) // WORD_BYTES) * WORD_BYTES
-    words = np.ascontiguousarray(values.astype(f"S{width}")).view("<u8")
-    words = words.reshape(len(values), width // WORD_BYTES)
-    summed = (words * _FACTORS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
-    return _mixed(summed ^ _COLUMN_SALT[columns])
-
-
-# --- how often a value was seen -------------------------------------------------------------------
-
-
-class SightingSketch:
-    """Counts sightings of any number of keys in a fixed amount of memory; it never undercounts.
-
-    A count-min sketch of two generations of saturating bytes. Counts of the older one are
-    forgotten each time the younger one has covered ``generation_rows`` rows.
-
-    Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch", 2005.
-
-    Args:
-        generation_rows: Rows that a generation covers.
-    """
-
-    def __init__(self, generation_rows: int) -> None:
-        low, high = _SKETCH_WIDTHS
-        width = min(max(1 << (2 * generation_rows - 1).bit_length(), low), high)
-        self.generation_rows = generation_rows
-        self.rows = 0
-        self.counts: Array = np.zeros((2, _SKETCH_DEPTH, width), dtype=np.uint8)
-
-    def count(self, keys: Array) -> Array:
-        """How often each key was seen, int64[n]; a little more where keys collide."""
-        places = self._places(keys)
-        young = [self.counts[0, depth, place] for depth, place in enumerate(places)]
-        old = [self.counts[1, depth, place] for depth, place in enumerate(places)]
-        counted: Array = np.minimum(*young).astype(np.int64) + np.minimum(*old)
-        return counted
-
-    def add(self, keys: Array, times: Array) -> None:
-        """Adds sightings of distinct keys."""
-        for counts, places in zip(self.counts[0], self._places(keys)):
-            # Sum up first: of two keys in one place only the last would count.
-            distinct, inverse = np.unique(places, return_inverse=True)
-            sums = np.bincount(inverse, weights=times)
-            counts[distinct] = np.minimum(counts[distinct] + sums, 255).astype(np.uint8)
-
-    def advance(self, rows: int) -> None:
-        """Counts rows; a generation that has covered its rows becomes the older one."""
-        self.rows += rows
-        if self.rows >= self.generation_rows:
-            self.rows = 0
-            self.counts[1] = self.counts[0]
-            self.counts[0] = 0
-
-    def _places(self, keys: Array) -> Sequence[Array]:
-        width = self.counts.shape[2]
-        return (
-            (keys & np.uint64(width - 1)).astype(np.int64),
-            ((keys >> np.uint64(32)) & np.uint64(width - 1)).astype(np.int64),
-        )
-
-
-# --- the vocabulary -------------------------------------------------------------------------------
+_FREE = -1
 
 
 @dataclass(frozen=True)
@@ -135,8 +38,8 @@ class GrowthSettings:
     """How a vocabulary grows.
 
     Attributes:
-        admit_count: Sightings after which a value gets an id.
-        expire_rows: Rows after which an id that was in none of them may be freed.
+        admit_count: The number of sightings that gives a value an id.
+        expire_rows: An id that was in none of so many rows may be freed.
     """
 
     admit_count: int
@@ -145,17 +48,17 @@ class GrowthSettings:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What one batch does to a vocabulary.
+    """What one batch changes in a vocabulary.
 
     Attributes:
         rows: Rows of the batch.
-        seen: uint64[k], keys of distinct values that stay without an id.
+        seen: uint64[k], keys of the distinct values that still have no id.
         times: int64[k], how often each is in the batch.
-        slots: int64[a], slots given out; a slot plus the first free id is an id.
+        slots: int64[a], newly assigned slots; a slot plus the first free id is an id.
         columns: int8[a], the columns of the values that get them.
         values: a values, their UTF-8 bytes.
-        used: int64[m], slots of the ids in the batch, those just given out among them.
-        freed: int64[f], slots taken back.
+        used: int64[m], slots of the ids in the batch, newly assigned ones included.
+        freed: int64[f], slots that are freed.
     """
 
     rows: int
@@ -169,13 +72,13 @@ class Change:
 
 
 class Vocabulary:
-    """The ids given out so far, and the sightings of values without one.
+    """The ids assigned so far, and the sightings of values without one.
 
-    ``plan`` says what a batch changes and ``apply`` changes it, so that a second vocabulary can
-    follow the first at a distance.
+    ``plan`` returns what a batch changes and ``apply`` makes the change. So a second vocabulary can
+    make the same changes later.
 
     Args:
-        free_ids: (first, end): the ids that may be given out are first … end - 1.
+        free_ids: (first, end): the ids that may be assigned are first … end - 1.
         settings: How it grows.
     """
 
@@ -185,13 +88,13 @@ class Vocabulary:
         size = max(free_ids[1] - free_ids[0], 0)
         self.rows = 0
         self._sketch = SightingSketch(settings.expire_rows)
-        self._column: Array = np.full(size, _NOBODY, dtype=np.int8)
+        self._column: Array = np.full(size, _FREE, dtype=np.int8)
         self._used_at: Array = np.zeros(size, dtype=np.int64)
         self._key: Array = np.zeros(size, dtype=np.uint64)
         self._value: list[bytes] = [b""] * size
         self._slot_by_key: dict[int, int] = {}
-        self._untouched = 0  # slots from here on were never given out
-        self._returned: deque[int] = deque()
+        self._never_used = 0  # slots from here on were never assigned
+        self._freed: deque[int] = deque()
 
     def __len__(self) -> int:
         """How many values have an id."""
@@ -199,19 +102,19 @@ class Vocabulary:
 
     @property
     def room(self) -> int:
-        """How many ids are there to give out."""
-        return len(self._column) - self._untouched + len(self._returned)
+        """How many ids are still free."""
+        return len(self._column) - self._never_used + len(self._freed)
 
     def items(self) -> list[tuple[str, int]]:
         """(token, id) of every value that has an id; a token is ``C1_<value>``."""
-        taken = np.flatnonzero(self._column != _NOBODY)
+        taken = np.flatnonzero(self._column != _FREE)
         return [
             (f"{CATEGORICAL_COLUMNS[self._column[slot]]}_{self._value[slot].decode()}", first)
             for slot, first in zip(taken.tolist(), (taken + self.free_ids[0]).tolist())
         ]
 
     def look_up(self, ids: Array, oov: Array, values: Array) -> tuple[Array, Array]:
-        """The ids of rows as they stand, without learning anything.
+        """The ids of rows in the vocabulary as it is; nothing is learnt.
 
         Args:
             ids: int32[rows, 39] by the dictionaries.
@@ -219,16 +122,16 @@ class Vocabulary:
             values: S[rows, 26], the values out of vocabulary.
 
         Returns:
-            (ids, oov) with the values that have an id of their own put in place.
+            (ids, oov) with the ids of the values that have one.
         """
         cells = _Cells(oov, values)
         return cells.put(ids, oov, self._slots(cells.keys), self.free_ids[0])
 
     def plan(self, ids: Array, oov: Array, values: Array) -> tuple[Array, Array, Change]:
-        """What the next batch looks like, and what it changes; arguments as for ``look_up``.
+        """The ids of the next batch, and what it changes; arguments as for ``look_up``.
 
         Returns:
-            (ids, oov) as ``look_up`` gives them after the change, and the change.
+            (ids, oov) as ``look_up`` returns them after the change, and the change.
         """
         cells = _Cells(oov, values)
         slots = self._slots(cells.keys)
@@ -252,7 +155,7 @@ class Vocabulary:
         return (*cells.put(ids, oov, slots, self.free_ids[0]), change)
 
     def apply(self, change: Change) -> None:
-        """Makes a change; changes must come in the order in which they were planned."""
+        """Makes a change; changes must be made in the order in which they were planned."""
         self.rows += change.rows
         self._sketch.add(change.seen, change.times)
         self._sketch.advance(change.rows)
@@ -261,29 +164,29 @@ class Vocabulary:
         self._used_at[change.used] = self.rows
         for key in self._key[change.freed].tolist():
             del self._slot_by_key[key]
-        self._column[change.freed] = _NOBODY
-        self._returned.extend(change.freed.tolist())
+        self._column[change.freed] = _FREE
+        self._freed.extend(change.freed.tolist())
 
     def _slots(self, keys: Array) -> Array:
         """int64[n], the slot of each key, -1 where it has none."""
-        found = map(self._slot_by_key.get, keys.tolist(), [_NOBODY] * len(keys))
+        found = map(self._slot_by_key.get, keys.tolist(), [_FREE] * len(keys))
         return np.fromiter(found, dtype=np.int64, count=len(keys))
 
     def _next_slots(self, number: int) -> Array:
-        """The slots that are given out next, those never used before the returned ones."""
-        fresh = min(number, len(self._column) - self._untouched)
-        again = [self._returned[place] for place in range(number - fresh)]
-        slots = [*range(self._untouched, self._untouched + fresh), *again]
+        """The slots to assign next: first those never used, then the freed ones."""
+        fresh = min(number, len(self._column) - self._never_used)
+        again = [self._freed[place] for place in range(number - fresh)]
+        slots = [*range(self._never_used, self._never_used + fresh), *again]
         return np.array(slots, dtype=np.int64)
 
     def _take_slots(self, number: int) -> None:
-        fresh = min(number, len(self._column) - self._untouched)
-        self._untouched += fresh
+        fresh = min(number, len(self._column) - self._never_used)
+        self._never_used += fresh
         for _ in range(number - fresh):
-            self._returned.popleft()
+            self._freed.popleft()
 
     def _fill(self, slots: Array, columns: Array, values: Sequence[bytes]) -> None:
-        """Writes down whose the slots are."""
+        """Assigns slots to values."""
         if not len(slots):
             return
         keys = value_keys(columns.astype(np.int64), np.array(values, dtype=np.bytes_))
@@ -294,24 +197,22 @@ class Vocabulary:
         self._slot_by_key.update(zip(keys.tolist(), slots.tolist()))
 
     def _expired(self, used: Array) -> Array:
-        """Taken slots that are not among those used in this batch, nor were lately."""
+        """Assigned slots that neither this batch nor the last ``expire_rows`` rows use."""
         is_old = self._used_at <= self.rows - self.settings.expire_rows
-        is_old &= self._column != _NOBODY
+        is_old &= self._column != _FREE
         is_old[used[used >= 0]] = False
         expired: Array = np.flatnonzero(is_old)
         return expired
 
-    # --- as bytes -------------------------------------------------------------------------------
-
     def dump(self) -> bytes:
-        """Everything that ``load`` needs to go on from here."""
-        taken = np.flatnonzero(self._column != _NOBODY)
+        """The vocabulary as bytes, for ``load``."""
+        taken = np.flatnonzero(self._column != _FREE)
         values = [self._value[slot] for slot in taken.tolist()]
         buffer = io.BytesIO()
         np.savez(
             buffer,
             numbers=np.array(
-                [FORMAT, *self.free_ids, self.rows, self._untouched, self._sketch.rows],
+                [FORMAT, *self.free_ids, self.rows, self._never_used, self._sketch.rows],
                 dtype=np.int64,
             ),
             slots=taken,
@@ -319,17 +220,17 @@ class Vocabulary:
             used_at=self._used_at[taken],
             lengths=np.array([len(value) for value in values], dtype=np.int32),
             text=np.frombuffer(b"".join(values), dtype=np.uint8),
-            returned=np.array(self._returned, dtype=np.int64),
+            returned=np.array(self._freed, dtype=np.int64),
             sketch=self._sketch.counts,
         )
         return buffer.getvalue()
 
     @classmethod
     def load(cls, data: bytes, settings: GrowthSettings) -> Vocabulary:
-        """The vocabulary that ``dump`` has written, to grow on with these settings.
+        """The vocabulary that ``dump`` wrote, to grow on with these settings.
 
         Raises:
-            VocabularyError: The bytes are none.
+            VocabularyError: The bytes are not a vocabulary.
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as saved:
@@ -343,14 +244,14 @@ class Vocabulary:
         if version != FORMAT:
             raise VocabularyError(f"it has format {version}, expected {FORMAT}")
         made = cls((first, end), settings)
-        made.rows, made._untouched = rows, untouched
+        made.rows, made._never_used = rows, untouched
         made._sketch.rows, made._sketch.counts = sketch_rows, saved["sketch"]
         bounds = np.concatenate(([0], np.cumsum(saved["lengths"]))).tolist()
         text = saved["text"].tobytes()
         values = [text[begin:stop] for begin, stop in zip(bounds, bounds[1:])]
         made._fill(saved["slots"], saved["columns"], values)
         made._used_at[saved["slots"]] = saved["used_at"]
-        made._returned.extend(saved["returned"].tolist())
+        made._freed.extend(saved["returned"].tolist())
         return made
 
 
@@ -369,7 +270,7 @@ class _Cells:
         self.learnable = self.values != UNLEARNABLE
 
     def put(self, ids: Array, oov: Array, slots: Array, first_id: int) -> tuple[Array, Array]:
-        """Copies of ids and oov with the values in place that have a slot."""
+        """Copies of ids and oov with the ids of the values that have a slot."""
         slot = slots[self._of_cell]
         has_id = slot >= 0
         row, column = self.row[has_id], self.column[has_id]

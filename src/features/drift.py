@@ -1,4 +1,4 @@
-"""Notices when the stream no longer looks like the rows that the dictionaries were made from."""
+"""Detects when the stream no longer resembles the rows that the dictionaries were built from."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ STANDARD_ERRORS = 4.0
 
 
 class ProfileError(ValueError):
-    """A profile can't be read; one line says why."""
+    """A profile can't be read; the message says why on one line."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What the rows look like that dictionaries were made from.
+    """Statistics of the rows that dictionaries were built from.
 
     Attributes:
-        rows: How many there were.
+        rows: The number of rows.
         label_rate: Share of clicks.
-        oov_rates: Share of rows out of vocabulary, by ``C1..C26``; missing values among them.
+        oov_rates: Share of rows out of vocabulary, by ``C1..C26``, missing values included.
     """
 
     rows: int
@@ -46,10 +46,10 @@ class Profile:
 
     @staticmethod
     def load(path: PathLike) -> Profile:
-        """Reads what ``save`` has written.
+        """Reads what ``save`` wrote.
 
         Raises:
-            ProfileError: It can't be read, or is none.
+            ProfileError: The file can't be read, or is not a profile.
         """
         try:
             fields = json.loads(Path(path).read_bytes())
@@ -67,14 +67,14 @@ class Profile:
 
 @dataclass(frozen=True)
 class Deviation:
-    """A column that has left, or is back within, what is expected of it.
+    """A column whose share has left the expected range, or is back in it.
 
     Attributes:
         column: Its name.
-        what: What is counted of it.
-        share: The share of the last rows of which that holds.
-        expected: The share that is expected.
-        within: Whether it is back.
+        what: What is counted.
+        share: Its share of the last rows.
+        expected: The expected share.
+        within: Whether the share is back in range.
     """
 
     column: str
@@ -91,8 +91,8 @@ class Deviation:
 class DriftGuard:
     """Compares every 10,000 rows with a profile.
 
-    A share p of n rows is as expected while |p - p0| <= band + 4 · sqrt(p0 · (1 - p0) / n): the
-    band is what may change from one day to the next, the rest what chance does.
+    A share p of n rows is in range if |p - p0| <= band + 4 · sqrt(p0 · (1 - p0) / n). The band
+    allows for changes from one day to the next, the rest for chance.
 
     ============= ============================================ =================== =====
     column        share of rows ...                            p0                  band
@@ -104,7 +104,7 @@ class DriftGuard:
     ============= ============================================ =================== =====
 
     Args:
-        profile: Of the rows that the dictionaries were made from.
+        profile: Statistics of the rows that the dictionaries were built from.
         dictionaries: Minima and maxima.
         rows_to_judge: n.
     """
@@ -125,7 +125,7 @@ class DriftGuard:
         self._counts = np.zeros(len(self._columns), dtype=np.int64)
 
     def observe(self, labels: Array, dense: Array, oov_counts: Array) -> list[Deviation]:
-        """Takes the next rows.
+        """Counts the next rows.
 
         Args:
             labels: float32[rows], 0 or 1.
@@ -133,7 +133,7 @@ class DriftGuard:
             oov_counts: int64[26], rows out of vocabulary by the dictionaries.
 
         Returns:
-            What has changed, each time that enough rows have come; mostly nothing.
+            The columns that left their range or are back in it, each time n rows have come.
         """
         out_of_range = ((dense < self._low) | (dense > self._high)).sum(axis=0)
         self._counts += np.concatenate(([int(labels.sum())], oov_counts, out_of_range))
@@ -163,8 +163,8 @@ def profile_of(rows: int, clicks: int, known_cells: Iterable[int]) -> Profile:
     """The profile of counted rows.
 
     Args:
-        rows: How many there were; above 0.
-        clicks: How many of them are clicks.
-        known_cells: Rows by ``C1..C26`` whose value has an id.
+        rows: The number of rows, above 0.
+        clicks: The clicks among them.
+        known_cells: By ``C1..C26`` the rows whose value has an id.
     """
     return Profile(rows, clicks / rows, tuple(1 - known / rows for known in known_cells))

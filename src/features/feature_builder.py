@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mindpandas
 import numpy as np
 import pandas as pd
@@ -9,9 +11,18 @@ from mindpandas import config as mindpandas_config
 
 from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.oov import UnknownValues, oov_bits, oov_cells, unknown_values_of_column
-from src.features.column_functions import DENSE_TRANSFORMS, ColumnFunctions, DenseCoding, assemble
+from src.features.column_functions import ColumnFunction, ids_of_codes, look_up_values
+from src.features.dense_coding import DENSE_TRANSFORMS, DenseCoding
 from src.process.arrays import Array
-from src.rows.criteo import DENSE_SIZE, ParsedRows
+from src.rows.criteo import (
+    CATEGORICAL_COLUMNS,
+    DENSE_COLUMNS,
+    DENSE_SIZE,
+    FIELD_SIZE,
+    ParsedRows,
+)
+
+_FIELD_NAMES = pd.Index([*DENSE_COLUMNS, *CATEGORICAL_COLUMNS])
 
 
 class FeatureBuilder:
@@ -19,9 +30,9 @@ class FeatureBuilder:
 
     Args:
         dictionaries: Bounds and ids.
-        dense_transform: What becomes of the dense columns, see ``column_functions.DenseCoding``.
-        vocab_size: Rows of the embedding table; needed for other transforms than ``minmax``, and
-            where the values out of vocabulary are asked for.
+        dense_transform: How dense columns become ids and weights, see ``DenseCoding``.
+        vocab_size: Rows of the embedding table. Needed for transforms other than ``minmax``, and
+            where the values out of vocabulary are wanted.
 
     Raises:
         DictionaryError: The vocabulary is too small for the transform.
@@ -36,17 +47,23 @@ class FeatureBuilder:
         self.free_ids = (dictionaries.vocab_size_needed, self._dense.end_id)
         self.fingerprint = self._dense.fingerprint
         self.dense_transform = DENSE_TRANSFORMS.index(dense_transform)
-        # The default of 16 × 16 parts makes windows of some thousand rows many times slower.
+        # The default of 16 × 16 partitions makes windows of some thousand rows many times slower.
         mindpandas_config.set_partition_shape((1, 1))
 
     def build(self, rows: ParsedRows) -> tuple[Array, Array]:
         """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows."""
-        functions = ColumnFunctions(self._dense, self._dictionaries, rows)
-        # Once for all columns: each of MindPandas' operators starts threads of its own.
-        columns = mindpandas.DataFrame(pd.DataFrame(functions.columns(), copy=False))
-        made = columns.apply(functions.column, axis=0, raw=True).to_numpy()[1:]
-        dense_ids, dense_weights = self._dense.fields(made[:, :DENSE_SIZE])
-        return assemble(dense_weights, made[:, DENSE_SIZE:], dense_ids)
+        functions = self._functions(rows)
+
+        def code(column: pd.Series) -> Array:
+            return functions[column.name](column.to_numpy())
+
+        # One frame for all columns, as each ``apply`` starts threads of its own. With "broadcast"
+        # pandas writes the results into one array: building a frame of 39 results takes longer.
+        columns = mindpandas.DataFrame(_field_columns(rows))
+        coded = columns.apply(code, axis=0, result_type="broadcast").to_numpy()
+        coded = coded.reshape(-1, FIELD_SIZE)  # MindPandas turns a frame of one row into a series
+        dense_ids, dense_weights = self._dense.fields(coded[:, :DENSE_SIZE])
+        return assemble(dense_weights, coded[:, DENSE_SIZE:], dense_ids)
 
     def oov(self, ids: Array) -> Array:
         """Which categorical fields of rows built here are out of vocabulary, uint32[rows]."""
@@ -60,8 +77,42 @@ class FeatureBuilder:
             for place, (codes, values) in enumerate(zip(rows.codes.T, rows.values))
         ]
         widest = max(column.dtype.itemsize for column in columns)
-        # Few widths: a trainer puts rows of several windows together.
+        # Few different widths, as a trainer joins rows of several windows.
         values = np.empty(ids.shape[:1] + (len(columns),), dtype=f"S{-(-widest // 8) * 8}")
         for place, column in enumerate(columns):
             values[:, place] = column
         return UnknownValues(values, self.free_ids)
+
+    def _functions(self, rows: ParsedRows) -> dict[str, ColumnFunction]:
+        """The function of each column of these rows, by ``I1..I13`` and ``C1..C26``."""
+        ids_by_column = zip(CATEGORICAL_COLUMNS, look_up_values(rows.values, self._dictionaries))
+        look_ups = {column: partial(ids_of_codes, ids=ids) for column, ids in ids_by_column}
+        return {**self._dense.functions, **look_ups}
+
+
+def _field_columns(rows: ParsedRows) -> pd.DataFrame:
+    """DataFrame[rows, 39] of float64: the dense values, then the categorical codes."""
+    fields = np.empty((len(rows.numbers), FIELD_SIZE), dtype=np.float64, order="F")
+    fields[:, :DENSE_SIZE] = rows.numbers
+    fields[:, DENSE_SIZE:] = rows.codes
+    return pd.DataFrame(fields, columns=_FIELD_NAMES, copy=False)
+
+
+def assemble(dense_weights: Array, categorical_ids: Array, dense_ids: Array) -> tuple[Array, Array]:
+    """Joins dense and categorical fields.
+
+    Args:
+        dense_weights: float32[rows, 13], or the same numbers as float64.
+        categorical_ids: int32[rows, 26], or the same numbers as float64.
+        dense_ids: int32[13] or int32[rows, 13].
+
+    Returns:
+        (id int32[rows, 39], weight float32[rows, 39]); a categorical field has weight 1.
+    """
+    rows = len(dense_weights)
+    ids = np.empty((rows, FIELD_SIZE), dtype=np.int32)
+    ids[:, :DENSE_SIZE] = dense_ids
+    ids[:, DENSE_SIZE:] = categorical_ids
+    weights = np.ones((rows, FIELD_SIZE), dtype=np.float32)
+    weights[:, :DENSE_SIZE] = dense_weights
+    return ids, weights

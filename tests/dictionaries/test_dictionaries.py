@@ -17,14 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.dictionaries.dictionaries import (
-    Dictionaries,
-    DictionaryBuilder,
-    DictionaryError,
-    load_dictionaries,
-    load_pickle,
-    save_dictionaries,
-)
+from src.dictionaries.builder import DictionaryBuilder
+from src.dictionaries.dictionaries import Dictionaries, load_dictionaries, save_dictionaries
+from src.dictionaries.errors import DictionaryError
+from src.dictionaries.safe_pickle import load_pickle
 from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, FIELD_SIZE, LABEL
 
 ROOT = Path(__file__).resolve().parents[2]

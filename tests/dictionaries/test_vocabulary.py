@@ -9,15 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.dictionaries.errors import VocabularyError
 from src.dictionaries.oov import UNLEARNABLE
-from src.dictionaries.vocabulary import (
-    Change,
-    GrowthSettings,
-    SightingSketch,
-    Vocabulary,
-    VocabularyError,
-    value_keys,
-)
+from src.dictionaries.sighting_sketch import SightingSketch
+from src.dictionaries.value_keys import value_keys
+from src.dictionaries.vocabulary import Change, GrowthSettings, Vocabulary
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE, DENSE_SIZE, FIELD_SIZE
 

@@ -24,10 +24,9 @@ from src.rows.criteo import (
     BadRow,
     ParsedRows,
     is_header,
-    json_message,
-    line_from_fields,
-    parse_messages,
 )
+from src.rows.json_wire import json_message, line_from_fields
+from src.rows.parsing import parse_messages
 
 Row = tuple[float, tuple[Optional[float], ...], tuple[Optional[str], ...]]
 """Label, dense values, categorical values."""
@@ -375,7 +374,7 @@ def test_a_bad_json_row_is_named(value: Optional[bytes], column: str, reason: st
 def test_a_signal_that_the_program_handles_does_not_fail_a_read() -> None:
     code = (
         "import os, signal, threading\n"
-        "from src.rows.criteo import parse_messages\n"
+        "from src.rows.parsing import parse_messages\n"
         "signal.signal(signal.SIGTERM, lambda *_: None)\n"
         "lines = [b'\\t'.join([b'1', *[b'7'] * 39])] * 20_000\n"
         "done = threading.Event()\n"

@@ -1,0 +1,84 @@
+"""Which lines are rows: a quick check of many lines, and an exact one that names the fault."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from src.rows.criteo import COLUMNS, DENSE_COLUMNS, DENSE_SIZE, LABEL, LABELS, ROW
+from src.rows.short_repr import short_repr
+
+TOMBSTONE = "no value (a tombstone)"
+_TAB = ord("\t")
+_ONE_IF_FOREIGN = bytes(byte not in b"0123456789-\t" for byte in range(256))
+# Eighteen digits always fit 64 bits. ``is_integer`` decides about longer numbers.
+_PLAIN_NUMBERS = re.compile(rb"[01]\t(?:(?:-?[0-9]{1,18})?\t){13}")
+_INTEGER = re.compile(rb"-?[0-9]+")
+_INT64 = np.iinfo(np.int64)
+
+
+def all_plain(data: bytes, rows: int) -> bool:
+    """Whether each line has 40 fields, a label and dense fields of digits and minus signs only.
+
+    The CSV reader accepts more than the format: it trims blanks, reads 0x10 and skips a byte order
+    mark. Whether a line is a row must not depend on its neighbours, so this check comes first.
+
+    Args:
+        data: The lines, each ended by a line feed.
+        rows: The number of lines.
+    """
+    if data.count(b"\n") != rows or b"\r" in data:
+        return False
+    if not rows:
+        return True
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    tabs_at = np.flatnonzero(buffer == _TAB)
+    if tabs_at.size != rows * (len(COLUMNS) - 1):
+        return False
+    tabs_at = tabs_at.reshape(rows, len(COLUMNS) - 1)
+    ends = np.flatnonzero(buffer == ord("\n"))
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    # The total is right. So each line's count is right if its last tab comes before its end.
+    if (tabs_at[:, -1] > ends).any() or (tabs_at[:, 0] != starts + 1).any():
+        return False
+    if (buffer[starts] & 0xFE != ord("0")).any():
+        return False
+    pieces = np.column_stack((starts, tabs_at[:, DENSE_SIZE])).ravel()
+    is_foreign = np.frombuffer(data.translate(_ONE_IF_FOREIGN), dtype=np.uint8)
+    foreign = np.bitwise_or.reduceat(is_foreign, pieces)
+    return not foreign[::2].any()
+
+
+def line_fault(line: bytes | None) -> tuple[str, str] | None:
+    """(column, reason) of the first thing wrong with a line, or None if it is a row."""
+    if line is None:
+        return ROW, TOMBSTONE
+    if b"\n" in line or b"\r" in line:
+        return ROW, f"a line break within the row: {short_repr(line)}"
+    tabs = line.count(b"\t")
+    if tabs != len(COLUMNS) - 1:
+        return ROW, f"{tabs + 1} fields, expected {len(COLUMNS)}: {short_repr(line)}"
+    if not _PLAIN_NUMBERS.match(line):
+        label, *fields = line.split(b"\t", DENSE_SIZE + 1)
+        if label not in LABELS:
+            return LABEL, f"not 0 or 1: {short_repr(label)}"
+        for column, field in zip(DENSE_COLUMNS, fields):
+            if field and not is_integer(field):
+                return column, f"not a 64-bit integer: {short_repr(field)}"
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        place = line.count(b"\t", 0, error.start)
+        field = line.split(b"\t")[place]
+        return COLUMNS[place], f"not UTF-8: {short_repr(field)}"
+    return None
+
+
+def is_integer(field: bytes) -> bool:
+    """Whether a field is a decimal integer that fits 64 bits."""
+    if not _INTEGER.fullmatch(field):
+        return False
+    # Python refuses to convert some thousand digits. Twenty significant ones are already too many.
+    digits = field.lstrip(b"-").lstrip(b"0")
+    return len(digits) < 20 and _INT64.min <= int(field) <= _INT64.max

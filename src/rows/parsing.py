@@ -1,0 +1,99 @@
+"""Message values become typed columns, and what is wrong with the others is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from src.process.arrays import Array
+from src.rows.arrow_csv import read_lines
+from src.rows.criteo import (
+    CATEGORICAL_COLUMNS,
+    CATEGORICAL_SIZE,
+    DENSE_COLUMNS,
+    DENSE_SIZE,
+    LABEL,
+    BadRow,
+    ParsedRows,
+)
+from src.rows.json_wire import lines_from_json
+from src.rows.line_check import all_plain, line_fault
+
+CHECKED_LINES = 1_000  # at a time, so that the check's arrays stay in the processor's cache
+
+
+def parse_messages(values: Sequence[bytes | None], value_format: str = "tsv") -> ParsedRows:
+    """Turns message values into columns; a bad one is named and the rest are kept.
+
+    Whether a message is a row, and which one, depends on its own bytes alone.
+
+    Args:
+        values: The raw values; None (a Kafka tombstone) is a bad row.
+        value_format: "tsv" or "json".
+    """
+    bad: list[BadRow] = []
+    lines: Sequence[bytes | None] = values
+    index = np.arange(len(values), dtype=np.int64)
+    if value_format == "json":
+        lines, index = lines_from_json(values, bad)
+    table = _read_if_all_good(lines)
+    if table is None:
+        good, index = _keep_rows(lines, index, bad)
+        table = read_lines(_joined(good))
+    return _to_parsed_rows(table, index, sorted(bad, key=lambda row: row.index))
+
+
+def _joined(lines: Sequence[bytes]) -> bytes:
+    return b"\n".join([*lines, b""])
+
+
+def _read_if_all_good(lines: Sequence[bytes | None]) -> pa.Table | None:
+    """The lines as typed columns, or None if any of them may not be a row."""
+    pieces = []
+    for begin in range(0, len(lines), CHECKED_LINES):
+        piece = lines[begin : begin + CHECKED_LINES]
+        whole = [line for line in piece if line is not None]
+        data = _joined(whole)
+        if len(whole) < len(piece) or not all_plain(data, len(whole)):
+            return None
+        pieces.append(data)
+    try:
+        return read_lines(b"".join(pieces))
+    except pa.ArrowInvalid:
+        return None
+
+
+def _keep_rows(
+    lines: Sequence[bytes | None], index: Array, bad: list[BadRow]
+) -> tuple[list[bytes], Array]:
+    """The lines that are rows; the others are added to ``bad``.
+
+    It works line by line, so it runs only if a batch may hold a bad line.
+    """
+    good: list[bytes] = []
+    kept: list[int] = []
+    for place, line in enumerate(lines):
+        fault = line_fault(line)
+        if line is not None and fault is None:
+            good.append(line)
+            kept.append(place)
+        elif fault is not None:
+            column, reason = fault
+            bad.append(BadRow(int(index[place]), column, reason))
+    return good, index[kept]
+
+
+def _to_parsed_rows(table: pa.Table, index: Array, bad: Sequence[BadRow]) -> ParsedRows:
+    numbers = np.empty((table.num_rows, DENSE_SIZE), dtype=np.float64, order="F")
+    codes = np.empty((table.num_rows, CATEGORICAL_SIZE), dtype=np.int32, order="F")
+    for place, column in enumerate(DENSE_COLUMNS):
+        numbers[:, place] = table[column].to_numpy()
+    values = []
+    for place, column in enumerate(CATEGORICAL_COLUMNS):
+        (chunk,) = table[column].chunks  # it was read as one block
+        codes[:, place] = chunk.indices.fill_null(-1).to_numpy()
+        values.append(chunk.dictionary)
+    label = table[LABEL].to_numpy().astype(np.float32)
+    return ParsedRows(index, label, numbers, codes, values, bad)
