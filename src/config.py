@@ -1,4 +1,4 @@
-"""Configuration: default_config.yaml < a YAML file of the user's < flags, typed and checked."""
+"""Configuration: default_config.yaml < the user's YAML file < flags, typed and checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Config:
-    """Everything ``online_train.py`` can be told; ``default_config.yaml`` explains each key."""
+    """All settings of ``online_train.py``; ``default_config.yaml`` explains each key."""
 
     address: str
     namespace: str
@@ -71,18 +71,32 @@ class Config:
     fresh: bool
 
 
+KEY_TYPES: Mapping[str, str] = {field.name: str(field.type) for field in fields(Config)}
 POSITIVE_KEYS = (
-    *("batch_size", "vocab_size", "emb_dim"),
-    *("save_checkpoint_steps", "keep_checkpoint_max", "reconnect_seconds"),
-    *("wide_learning_rate", "wide_initial_accumulator", "deep_learning_rate"),
-    *("table_learning_rate", "metrics_window_rows", "expire_rows"),
+    "batch_size",
+    "vocab_size",
+    "emb_dim",
+    "save_checkpoint_steps",
+    "keep_checkpoint_max",
+    "reconnect_seconds",
+    "wide_learning_rate",
+    "wide_initial_accumulator",
+    "deep_learning_rate",
+    "table_learning_rate",
+    "metrics_window_rows",
+    "expire_rows",
 )
 NOT_NEGATIVE_KEYS = (
-    *("l2_coef", "admit_count", "max_steps", "idle_seconds", "seed"),
-    *("report_steps", "metrics_port"),
+    "l2_coef",
+    "admit_count",
+    "max_steps",
+    "idle_seconds",
+    "seed",
+    "report_steps",
+    "metrics_port",
 )
 MAX_ADMIT_COUNT = 255  # sightings are counted in bytes
-MAX_SEED = 2**32 - 1  # NumPy, which MindSpore seeds too, takes no larger one
+MAX_SEED = 2**32 - 1  # the largest for NumPy, which MindSpore seeds too
 
 # The first key of each group of flags in --help, in the order of Config.
 GROUPS = {
@@ -112,9 +126,9 @@ def read_defaults(path: Path = DEFAULT_CONFIG_PATH) -> Defaults:
         ConfigError: It can't be read, or a key or its help is missing.
     """
     values, help_texts, choices = _read_documents(path, count=3)
-    for field in fields(Config):
-        if field.name not in values or field.name not in help_texts:
-            raise ConfigError(f"{path}: {field.name} needs a value and a help text")
+    for key in KEY_TYPES:
+        if key not in values or key not in help_texts:
+            raise ConfigError(f"{path}: {key} needs a value and a help text")
     return Defaults(values, help_texts, choices)
 
 
@@ -129,37 +143,35 @@ def load_config(
 
     Raises:
         ConfigError: A key is unknown or a value has the wrong type or is not allowed.
-        SystemExit: argparse refused a flag, or was asked for help.
+        SystemExit: argparse refused a flag, or printed the help.
     """
     defaults = read_defaults(defaults_path)
-    types = {field.name: str(field.type) for field in fields(Config)}
-    _check_keys(defaults.values, types, str(defaults_path))
-    values = _typed_values(defaults.values, types, str(defaults_path))
-    flags = _parse_flags(_make_parser(defaults, types), argv)
+    _check_keys(defaults.values, str(defaults_path))
+    values = _typed_values(defaults.values, str(defaults_path))
+    flags = _parse_flags(make_parser(defaults), argv)
     path = flags.pop("config_path")
     if path is not None:
-        _update_from_file(values, path, types)
+        _update_from_file(values, path)
     values.update({key: value for key, value in flags.items() if value is not None})
     _check_values(values, defaults.choices)
     return Config(**cast(Any, values))
 
 
 def add_shared_flags(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Adds flags whose default and help stand in default_config.yaml, for the other scripts.
+    """Adds flags with default and help from default_config.yaml, for the other scripts.
 
-    A value of the wrong type is argparse's error. The parser shows the defaults if it was made
-    with ``ArgumentDefaultsHelpFormatter``.
+    A value of the wrong type is argparse's error. A parser that was made with
+    ``ArgumentDefaultsHelpFormatter`` shows the defaults.
 
     Args:
-        parser: The flags are added to it.
+        parser: Gets the flags.
         names: Keys of the configuration.
     """
     defaults = read_defaults()
-    types = {field.name: str(field.type) for field in fields(Config)}
     for name in names:
         parser.add_argument(
             f"--{name}",
-            type=_flag_type(types[name]),
+            type=_flag_type(KEY_TYPES[name]),
             default=defaults.values[name],
             choices=defaults.choices.get(name),
             help=defaults.help[name].replace("%", "%%"),
@@ -169,26 +181,26 @@ def add_shared_flags(parser: argparse.ArgumentParser, *names: str) -> None:
 def parse_with_config_file(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-    """Parses flags whose defaults the file that ``--config_path`` names may change.
+    """Parses flags; the file of ``--config_path`` replaces the defaults of shared flags.
 
     Args:
-        parser: Has flags of ``add_shared_flags``; --config_path is added to it.
+        parser: Has flags from ``add_shared_flags``; gets ``--config_path``.
         argv: The flags; None takes the process's own.
 
     Raises:
         ConfigError: A key of the file is unknown or a value has the wrong type or is not allowed.
-        SystemExit: argparse refused a flag, or was asked for help.
+        SystemExit: argparse refused a flag, or printed the help.
     """
-    text = (
-        "YAML file of online_train.py; what it says of the flags here holds unless they are given"
+    parser.add_argument(
+        "--config_path",
+        help="YAML file of online_train.py, for the flags here that are also keys there; "
+        "a flag given here overrides it",
     )
-    parser.add_argument("--config_path", help=text)
     path = _config_path(argv)
     if path is not None:
         defaults = read_defaults()
-        types = {field.name: str(field.type) for field in fields(Config)}
-        values = dict(_typed_values(defaults.values, types, str(DEFAULT_CONFIG_PATH)))
-        _update_from_file(values, path, types)
+        values = _typed_values(defaults.values, str(DEFAULT_CONFIG_PATH))
+        _update_from_file(values, path)
         _check_values(values, defaults.choices)
         known = {action.dest for action in parser._actions}
         parser.set_defaults(**{key: value for key, value in values.items() if key in known})
@@ -196,20 +208,21 @@ def parse_with_config_file(
 
 
 def _config_path(argv: Sequence[str] | None) -> str | None:
-    """The value of --config_path alone; other flags are not looked at."""
+    """The value of --config_path; other flags are ignored."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config_path")
     path: str | None = finder.parse_known_args(argv)[0].config_path
     return path
 
 
-def _update_from_file(values: dict[str, Any], path: str, types: Mapping[str, str]) -> None:
+def _update_from_file(values: dict[str, Any], path: str) -> None:
     (user_values,) = _read_documents(Path(path), count=1)
-    _check_keys(user_values, types, path)
-    values.update(_typed_values(user_values, types, path))
+    _check_keys(user_values, path)
+    values.update(_typed_values(user_values, path))
 
 
-def _make_parser(defaults: Defaults, types: Mapping[str, str]) -> argparse.ArgumentParser:
+def make_parser(defaults: Defaults) -> argparse.ArgumentParser:
+    """The parser of ``online_train.py``: a flag for each key; one not given is None."""
     parser = argparse.ArgumentParser(
         description="Trains Wide&Deep on the stream for as long as it flows.",
         epilog="Precedence: default_config.yaml < --config_path FILE < flags.",
@@ -217,7 +230,7 @@ def _make_parser(defaults: Defaults, types: Mapping[str, str]) -> argparse.Argum
     )
     parser.add_argument("--config_path", help="YAML file with keys that differ from the defaults")
     group: Any = parser
-    for key, kind in types.items():
+    for key, kind in KEY_TYPES.items():
         if key in GROUPS:
             group = parser.add_argument_group(GROUPS[key])
         text = f"{defaults.help[key]} (default: {_shown(defaults.values[key])})"
@@ -231,7 +244,7 @@ def _make_parser(defaults: Defaults, types: Mapping[str, str]) -> argparse.Argum
 
 
 def _parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
-    """The flags given; argparse alone would not say which flag an unknown one may stand for."""
+    """The flags given; for an unknown flag the error also suggests a similar one."""
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
         name = unknown[0].split("=")[0]
@@ -250,21 +263,19 @@ def _flag_type(kind: str) -> Any:
     return convert
 
 
-def _typed_values(
-    values: Mapping[str, Any], types: Mapping[str, str], where: str
-) -> dict[str, Any]:
+def _typed_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The values of a file as the types of their keys."""
     typed = {}
     for key, value in values.items():
         try:
-            typed[key] = _convert(value, types[key])
+            typed[key] = _convert(value, KEY_TYPES[key])
         except (OverflowError, TypeError, ValueError):
-            raise ConfigError(f"{where}: {key}: {_expected(types[key], value)}") from None
+            raise ConfigError(f"{where}: {key}: {_expected(KEY_TYPES[key], value)}") from None
     return typed
 
 
 def _convert(value: Any, kind: str) -> Any:
-    """The value as a type; text is read as a number too, as YAML takes 8e-5 for text."""
+    """The value as a type; text is also read as a number, as YAML reads 8e-5 as text."""
     if kind == "str":
         return _as_str(value)
     if kind == "bool":
@@ -324,10 +335,10 @@ def _as_int(value: Any) -> int:
     return int(value)
 
 
-def _check_keys(values: Mapping[str, Any], types: Mapping[str, str], where: str) -> None:
+def _check_keys(values: Mapping[str, Any], where: str) -> None:
     for key in values:
-        if key not in types:
-            raise ConfigError(f"{where}: unknown key {key}{_did_you_mean(str(key), types)}")
+        if key not in KEY_TYPES:
+            raise ConfigError(f"{where}: unknown key {key}{_did_you_mean(str(key), KEY_TYPES)}")
 
 
 def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -366,7 +377,7 @@ def _read_documents(path: Path, count: int) -> list[dict[str, Any]]:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    # A file with comments only is no document, and an empty document is None.
+    # A file of comments only has no document, and an empty document is None.
     found = [{} if document is None else document for document in documents[:count]] or [{}]
     if len(found) < count or not all(isinstance(document, dict) for document in found):
         raise ConfigError(f"{path}: expected {count} document(s) of key: value lines")

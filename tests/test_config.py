@@ -222,7 +222,7 @@ def test_help_shows_text_default_and_choices_in_groups(capsys: pytest.CaptureFix
     shown = " ".join(capsys.readouterr().out.split())
     for key, text in read_defaults().help.items():
         assert f"--{key}" in shown
-        # argparse may break a line behind a hyphen
+        # argparse may break a line after a hyphen
         assert text.replace(" ", "") in shown.replace(" ", "")
     assert "(default: 1024,512,256,128)" in shown
     assert "{auto,GPU,CPU}" in shown
