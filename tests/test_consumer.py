@@ -51,7 +51,7 @@ def test_consumer_and_trainer_agree_on_all_they_share_when_both_read_adaptive_ya
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "No such file or directory"),
         ("topci: clicks\n", "unknown key topci; did you mean topic?"),
@@ -60,7 +60,7 @@ def test_consumer_and_trainer_agree_on_all_they_share_when_both_read_adaptive_ya
 )
 def test_file_that_does_not_fit_ends_it_with_one_line_before_anything_starts(
     content: str | None,
-    said: str,
+    message: str,
     tmp_path: Path,
     own_logging: None,
     capfd: pytest.CaptureFixture[str],
@@ -73,11 +73,11 @@ def test_file_that_does_not_fit_ends_it_with_one_line_before_anything_starts(
         consumer.parse_args(flags)
     assert consumer.main(flags) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.endswith(f"{path}: {said}")
+    assert line.endswith(f"{path}: {message}")
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [
         ("--window_seconds=0", "--window_seconds must be positive, not 0.0"),
         ("--num_shards=-1", "--num_shards must be positive, not -1"),
@@ -85,9 +85,9 @@ def test_file_that_does_not_fit_ends_it_with_one_line_before_anything_starts(
     ],
 )
 def test_flag_that_makes_no_sense_is_refused_by_name(
-    flag: str, said: str, capsys: pytest.CaptureFixture[str]
+    flag: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         consumer.parse_args([flag])
     assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

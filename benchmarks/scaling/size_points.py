@@ -129,7 +129,7 @@ def partitions(settings: Settings, size: int) -> Outcome:
         send_file(path, partition, options, lambda: False)
     builder = FeatureBuilder(dictionary_files(settings.work_dir).load())
     with RowSource(settings.bootstrap_servers, topic, f"scale_{topic}") as source:
-        assembler = WindowAssembler(source, builder, 0, 1, "tsv", topic, unkept(ConsumerCounts()))
+        assembler = WindowAssembler(source, builder, 1, "tsv", topic, unkept(ConsumerCounts()))
         assembler.begin(Commit(source.resolve_start("earliest"), session=0))
         began, rows = time.perf_counter(), 0
         while rows < PARTITION_ROWS:

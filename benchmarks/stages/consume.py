@@ -103,7 +103,7 @@ class OwnConsumer:
         drain.expect(self._rows, keep)
         flag, counts = StopFlag(), ConsumerCounts()
         assembler = WindowAssembler(
-            self.source, self._features, 0, 1, "tsv", self._topic, unkept(counts)
+            self.source, self._features, 1, "tsv", self._topic, unkept(counts)
         )
         sender = cast(WindowSender, CountedSender(self._sender, self._rows, flag))
         rule = ClosingRule(self._window_size, 1, WINDOW_SECONDS, DEFAULT_MAX_WINDOW_SIZE)

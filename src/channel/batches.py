@@ -1,9 +1,9 @@
-"""Cuts batches out of windows and says of each which rows of the stream it covers.
+"""Cuts batches out of windows and finds the rows of the stream that each batch covers.
 
-What does not depend on the number of rows is paid once for several small batches: their rows become
-columns in one copy, a batch is slices of them, and what the batches cover is found for all of them
-together. Whole windows are not copied at once: ten thousand rows fit no cache, and the memory for
-their columns comes fresh from the system each time, which costs three times as much a row.
+The fixed costs are paid once for several small batches. Their rows become columns in one copy, and
+a batch is slices of those columns. The covered rows are found for all of them together. Whole
+windows are not copied at once: ten thousand rows fit no cache. The memory for their columns would
+come fresh from the system each time, which costs three times as much per row.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Columns = Mapping[str, Array]
 """Rows by field: some fields of ``window.window_dtype``, each an array of its own."""
 
 MOST_ROWS = 1_000
-"""How many rows are copied at once, or one batch where that has more."""
+"""The most rows copied at once; a larger batch is copied alone."""
 
-# The same in all of a window, or of use only to whoever looks for gaps.
+# These are equal in all rows of a window, or serve only to find gaps.
 _FIELDS_OF_NO_BATCH = ("session", "dictionaries", "dense_transform", "start")
 
 
@@ -32,10 +32,10 @@ class CutBatch:
     """A batch's rows and where they come from.
 
     Attributes:
-        columns: Its rows; views of columns that other batches are cut from as well.
-        position: The position behind it.
-        ranges: The rows in it, by partition, over all shards.
-        newest_timestamp: When the newest of their messages was sent, ms since 1970.
+        columns: Its rows; views of columns that it shares with other batches.
+        position: The position after it.
+        ranges: Its rows, by partition, over all shards.
+        newest_timestamp: When the newest of its messages was sent, ms since 1970.
     """
 
     columns: Columns
@@ -45,14 +45,14 @@ class CutBatch:
 
 
 class BatchCutter:
-    """Holds rows until there is a batch of them.
+    """Holds rows until they make a batch.
 
     Args:
-        batch_size: Rows a batch.
+        batch_size: Rows per batch.
         position: The position before the first row.
 
     Attributes:
-        rows: How many it holds.
+        rows: How many rows it holds.
     """
 
     def __init__(self, batch_size: int, position: Position) -> None:
@@ -62,17 +62,17 @@ class BatchCutter:
         self._waiting: deque[Array] = deque()
 
     def add(self, rows: Array) -> None:
-        """Takes rows of a window, a structured array[rows]; they follow those taken before."""
+        """Adds rows of a window, a structured array[rows], after those added before."""
         self._waiting.append(rows)
         self.rows += len(rows)
 
     def cut(self) -> list[CutBatch]:
-        """The next whole batches of the rows held, in stream order; none where there is none."""
+        """The next whole batches of the rows held, in stream order; may be none."""
         count = min(self.rows // self.batch_size, max(1, MOST_ROWS // self.batch_size))
         return self._batches(_columns(self._take(count * self.batch_size)), count) if count else []
 
     def _take(self, rows: int) -> list[Array]:
-        """The oldest rows held, a slice of each window that they come from."""
+        """The oldest rows held, as one slice of each window they come from."""
         self.rows -= rows
         taken = []
         while rows:
@@ -99,7 +99,7 @@ class BatchCutter:
 
 
 def _columns(parts: Sequence[Array]) -> Columns:
-    """Rows of several windows, copied; a ``value`` gets as wide as the widest needs."""
+    """Rows of several windows, copied; ``value`` gets the width of the widest."""
     names = parts[0].dtype.names
     assert names is not None, "a window is a structured array"
     kept = [name for name in names if name not in _FIELDS_OF_NO_BATCH]

@@ -1,9 +1,9 @@
 """Repairs of five defects of the yr engine's client, as shipped inside mindpandas 0.2.0.
 
-A consumer and a trainer live for weeks; the client was made for scripts that live for minutes. It
-keeps something of every call for ever, and it waits for ever when the engine is gone. Each function
-below mends one such defect and says what it is; `tests/test_engine_repairs.py` fails as soon as a
-new mindpandas has mended one itself.
+A consumer and a trainer run for weeks; the client was made for scripts that run for minutes. It
+never frees some memory of each call, and it waits for ever when the engine is gone. Each function
+below repairs one defect and describes it. `tests/channel/test_engine_repairs.py` fails as soon as a
+new mindpandas has fixed one itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ GET_TIMEOUT_SECONDS = 30
 
 LEAVE_TIMEOUT_SECONDS = 3
 
-# Set once the engine's connection broke or a message timed out: it doesn't come back by itself, the
-# process has to leave the engine and join it again.
+# Set once the engine's connection broke or a message timed out. The connection does not come back
+# by itself: the process has to leave the engine and join it again.
 engine_lost = threading.Event()
 
 _FUTURES = "_TaskManager__futures"
@@ -37,7 +37,7 @@ _joined = 0
 
 
 def apply_repairs() -> None:
-    """Mends the engine's client in this process. Cheap and idempotent; safe from any thread."""
+    """Repairs the engine's client in this process. Cheap, idempotent and thread-safe."""
     global _applied
     with _lock:
         if _applied:
@@ -53,16 +53,16 @@ def apply_repairs() -> None:
 
 
 def leaving() -> None:
-    """Says that the process leaves the engine by itself: what breaks from here on is no loss."""
+    """Notes that the process leaves the engine on purpose: a broken connection is expected now."""
     global _joined
     _joined += 1
 
 
 def forget_answered_callbacks(client_class: Any) -> None:
-    """Drops a call's callback once its answer is there.
+    """Drops a call's callback once its answer has come.
 
-    Defect: `RPClient.notify` looks the callback up in `_invoke_callback` and leaves it there, with
-    the request and its arguments: about 5 KB for each call, never freed.
+    Defect: `RPClient.notify` leaves the callback in `_invoke_callback`, with the request and its
+    arguments: about 5 KB for each call, never freed.
     """
     original = client_class.notify
 
@@ -75,12 +75,12 @@ def forget_answered_callbacks(client_class: Any) -> None:
 
 
 def forget_finished_futures() -> None:
-    """Lets a call's future live only as long as somebody holds a reference to the call's result.
+    """Keeps a call's future only as long as the call's result is referenced.
 
     Defect: `TaskManager.add_task` stores a future for each call and never removes it. Removing it
-    on completion would be too early, since `yr.get` asks the future whether the call failed. So
-    the table holds it weakly and the `ObjectRef` of the result holds it strongly; a call under way
-    is held by its callback.
+    on completion would be too early, since `yr.get` reads from the future whether the call failed.
+    So the table holds it weakly, and the `ObjectRef` of the result holds it strongly. While a call
+    is under way, its callback holds the future.
     """
     original = TaskManager.__init__
 
@@ -97,19 +97,19 @@ def forget_finished_futures() -> None:
     task_id_property: Any = ObjectRef.task_id
     ObjectRef.task_id = property(task_id_property.fget, set_task_id)
     TaskManager.__init__ = init
-    if Runtime().rt is not None:  # somebody initialised the engine before us
+    if Runtime().rt is not None:  # the engine was initialised before these repairs
         setattr(Runtime().rt.task_mgr, _FUTURES, weakref.WeakValueDictionary())
 
 
 def bound_send(client_class: Any) -> None:
-    """Gives every message to the engine at most `SEND_TIMEOUT_SECONDS`; then `TimeoutError`.
+    """Bounds each message to the engine by `SEND_TIMEOUT_SECONDS`; then raises `TimeoutError`.
 
-    `engine_lost` is set then. While leaving, `LEAVE_TIMEOUT_SECONDS` do.
+    A time-out sets `engine_lost`. Once that is set, `LEAVE_TIMEOUT_SECONDS` is the bound.
 
-    Defect: `.invoke` passes None as the time-out of `RPClient.send`, `terminate` 900 s. When an
-    actor's process crashes, or the engine goes away, the answer never comes and the caller never
-    returns. Beside that, Python 3.9's `Future.result` raises a `TimeoutError` of its own, which
-    `send` does not catch, so that its entry in the table of expected answers stays.
+    Defect: `.invoke` passes None as the time-out of `RPClient.send`, `terminate` passes 900 s. When
+    an actor's process crashes or the engine goes away, the answer never comes, and the caller never
+    returns. Besides, `Future.result` of Python 3.9 raises its own kind of `TimeoutError`. `send`
+    does not catch it, so its entry stays in the table of expected answers.
     """
     original: Callable[..., Any] = client_class.send
 
@@ -130,19 +130,19 @@ def bound_send(client_class: Any) -> None:
 
 
 def bound_get() -> None:
-    """Lowers the default time-out of `yr.get`, 300 s, to `GET_TIMEOUT_SECONDS`.
+    """Lowers the default time-out of `yr.get` from 300 s to `GET_TIMEOUT_SECONDS`.
 
-    Defect: `yr.get_instance` and the constructors of the channel's ends wait by that default and
-    have no argument for it: an actor that hangs would hold its caller for five minutes.
+    Defect: `yr.get_instance` and the constructors of the channel's ends use that default and have
+    no argument for it. An actor that hangs would block its caller for five minutes.
     """
     yr.get.__defaults__ = (GET_TIMEOUT_SECONDS,)
 
 
 def notice_a_broken_stream(service_class: Any) -> None:
-    """Sets `engine_lost` when the stream from the engine ends, and fails what waits for an answer.
+    """Sets `engine_lost` when the stream from the engine ends, and fails all pending calls.
 
-    Defect: `RuntimeService._receive_request` only logs the end; those who wait for an answer wait
-    until their time is up.
+    Defect: `RuntimeService._receive_request` only logs the end. Pending calls wait until they time
+    out.
     """
     original = service_class._receive_request
 

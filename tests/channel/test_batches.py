@@ -1,4 +1,4 @@
-"""Batches cut out of windows: their rows, what they cover, and what is left for the next cut."""
+"""Batches cut out of windows: their rows, what they cover, and the rows left over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPES = {"id": np.int32, "weight": np.float32, "label": np.float32, "oov": np.ui
 
 
 def numbered_window(rows: Array, partition: Array, num_shards: int = 1) -> Array:
-    """Rows that tell their number in every field; the offset is the number."""
+    """Rows with their number in every field; the offset is the number."""
     fields = np.repeat(rows[:, None], FIELD_SIZE, axis=1)
     return make_window(
         fields.astype(np.int32),

@@ -1,7 +1,7 @@
-"""Each repair is still needed, and works. No engine: the client's own tables are looked at.
+"""Each repair is still needed, and works. No engine runs: the tests read the client's own tables.
 
-The defects are shown in a fresh process without the repairs, since repairs are for the process. A
-test of this kind that fails after an upgrade of mindpandas means: take the repair out.
+A fresh process without the repairs shows the defects, since a repair holds for its whole process.
+When such a test fails after an upgrade of mindpandas, remove the repair.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ if sys.argv[1] == "repaired":
 waiting = Waiting()
 client._response_futures["waiting"] = waiting
 rpc_server.RuntimeService._receive_request(None, iter(()))
-found["told_of_the_break"] = waiting.error is not None
+found["pending_call_failed"] = waiting.error is not None
 if sys.argv[1] == "repaired":
     found["lost_by_the_break"] = engine_lost.is_set()
 
@@ -149,11 +149,11 @@ def test_get_waits_for_less_than_minutes(stock: dict[str, Any], repaired: dict[s
     assert repaired["get_default"] == 30
 
 
-def test_a_broken_stream_fails_what_waits_at_once(
+def test_a_broken_stream_fails_pending_calls_at_once(
     stock: dict[str, Any], repaired: dict[str, Any]
 ) -> None:
-    assert not stock["told_of_the_break"]
-    assert repaired["told_of_the_break"] and repaired["lost_by_the_break"]
+    assert not stock["pending_call_failed"]
+    assert repaired["pending_call_failed"] and repaired["lost_by_the_break"]
     assert not repaired["lost_by_leaving"]
 
 

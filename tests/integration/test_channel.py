@@ -51,19 +51,19 @@ class Actions:
         self.end: Any = None
 
     def open_sender(self, name: str, shards: int, queue: int = 10) -> None:
-        from src.channel.channel import WindowSender
+        from src.channel.sender import WindowSender
 
         self.end = WindowSender(ADDRESS, NAMESPACE, name, shards, max_queue_size=queue)
 
     def open_receiver(self, name: str, shard: int = 0, address: str = ADDRESS) -> int:
-        from src.channel.channel import WindowReceiver
+        from src.channel.receiver import WindowReceiver
 
         self.end = WindowReceiver(address, NAMESPACE, name, shard)
         return int(self.end.num_shards)
 
     def attach(self, name: str, shard: int = 0, seconds: float = 30.0) -> list[str]:
         """Returns what `on_wait` got."""
-        from src.channel.channel import attach
+        from src.channel.attaching import attach
 
         said: list[str] = []
         deadline = time.monotonic() + seconds
@@ -104,7 +104,7 @@ class Actions:
         self.end.close()  # twice is as good as once
 
     def leave(self) -> None:
-        from src.channel.channel import finalize
+        from src.channel.engine import finalize
 
         finalize()
         finalize()
@@ -129,7 +129,7 @@ def resident_kb() -> int:
 
 
 def serve(connection: Connection) -> None:
-    import src.channel.channel  # noqa: F401  (takes 2 s: while the test starts the other ends)
+    import src.channel.attaching  # noqa: F401  (takes 2 s, while the test starts the other ends)
 
     actions = Actions()
     while True:

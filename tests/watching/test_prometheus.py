@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from src.consumer.consume import ConsumerCounts
+from src.consumer.counts import ConsumerCounts
 from src.stream.position import PartitionLag
 from src.watching.prometheus import (
     ConsumerNumbers,

@@ -1,0 +1,28 @@
+"""The channel over a stand-in for the engine. tests/integration has the real one."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from src.channel import actor_call, attaching, receiver, sender
+from src.channel import engine as engine_module
+from tests.channel.stand_in_engine import Engine
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: None)
+    for module in (actor_call, attaching, engine_module, receiver, sender):
+        monkeypatch.setattr(module, "time", clock)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, no_pauses: None) -> Engine:
+    engine = Engine(shards=2)
+    client = SimpleNamespace(put=engine.store, get=lambda ref, timeout: ref.value)
+    for module in (actor_call, receiver, sender):
+        monkeypatch.setattr(module, "yr", client)
+    return engine
