@@ -7,66 +7,98 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import Optional
+from typing import TYPE_CHECKING
 
 from src.config import Config, ConfigError, load_config
-from src.process.child_processes import end_with_parent
 from src.process.garbage import collected_rarely
 from src.process.logs import configure_logging, keep_stdout_for_ourselves
-from src.process.stop import STOP_SIGNALS, StopFlag, stop_on_signals
-from src.ranks.placement import (
-    Placement,
-    RankError,
-    Role,
-    cpu_is_meant,
-    map_mpi_to_dynamic_network,
-    placement_of,
-)
+from src.process.stop import StopFlag, stop_on_signals
+from src.ranks.placement import RankError, Role, find_placement
+
+if TYPE_CHECKING:
+    from src.trainer.trainer import Trainer
 
 logger = logging.getLogger("online_train")
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> Config:
+def parse_args(argv: Sequence[str] | None = None) -> Config:
     """Reads default_config.yaml, a --config_path on top of it, and the flags on top of both."""
     return load_config(argv)
 
 
-def find_placement(config: Config) -> Placement:
-    """What this process is among others; must be known before MindSpore is imported.
+def train(config: Config, trainer: Trainer) -> None:
+    """One training run until a stop, in the order and with the names of the example's page.
 
-    Raises:
-        RankError: The environment does not say it as it should.
+    Where a class does more than the page's, it is a subclass of it: ``WindowReceiver`` of
+    ``DataReceiver``, ``StreamCheckpoint`` of ``ModelCheckpoint``.
     """
-    placement = placement_of(os.environ)
-    if placement.role is Role.MPI_RANK:
-        end_with_parent()  # a killed mpirun would leave its ranks running
-        if cpu_is_meant(config.device_target):
-            logger.info("MindSpore has no MPI on the CPU: the ranks become a dynamic network")
-            placement = map_mpi_to_dynamic_network(placement, os.environ)
-    return placement
+    from mindspore.dataset import GeneratorDataset
+    from mindspore.train import CheckpointConfig, TimeMonitor
+    from mindspore_rec import RecModel
+
+    from src.model.train_step import GetWideDeepNet
+    from src.trainer.callbacks import LossCallBack, StreamCheckpoint
+    from src.trainer.dataset import StreamingDataset
+
+    trainer.open_checkpoints()
+    receiver = trainer.link.wait()
+    if receiver is None:
+        return
+    start = trainer.begin_session()
+    stream = StreamingDataset(
+        receiver,
+        start,
+        config.batch_size,
+        trainer.stream_flag,
+        trainer.link.attach_again,
+        trainer.idle_seconds,
+        trainer.read_again,
+    )
+    dataset = GeneratorDataset(
+        stream, column_names=["id", "weight", "label"], shuffle=False, python_multiprocessing=False
+    )
+    train_net, _ = GetWideDeepNet(config, trainer.make_step)
+    trainer.restore(train_net)
+    model = RecModel(train_net)
+    ledger, stop = trainer.step_callbacks(stream)
+    callback = LossCallBack(trainer.progress, config.loss_file_name)
+    metrics = trainer.metrics_callback()
+    ckpt_config = CheckpointConfig(
+        save_checkpoint_steps=config.save_checkpoint_steps,
+        keep_checkpoint_max=config.keep_checkpoint_max,
+    )
+    ckpoint_cb = StreamCheckpoint(
+        config.ckpt_prefix, config.ckpt_path, ckpt_config, trainer.progress, trainer.save
+    )
+    callbacks = [TimeMonitor(1), ledger, callback, metrics, ckpoint_cb, trainer.timer, stop]
+    with trainer.until_stopped(stream):
+        model.online_train(dataset, callbacks=callbacks, dataset_sink_mode=True)
+    ckpoint_cb.save_now()
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the trainer until it is stopped."""
     configure_logging()
     try:
         config = parse_args(argv)
-        is_under_mpi = placement_of(os.environ).role is Role.MPI_RANK
-        placement = find_placement(config)
+        placement = find_placement(config.device_target, os.environ)
     except (ConfigError, RankError) as error:
         logger.error("%s", error)
         return 2
     flag = StopFlag()
-    # mpirun passes this one on to its ranks, and no other in peace.
-    stop_on_signals(flag, (*STOP_SIGNALS, signal.SIGUSR1) if is_under_mpi else STOP_SIGNALS)
+    stop_on_signals(flag, placement.stop_signals)
     keep_stdout_for_ourselves()
-    with collected_rarely():  # else a tenth of it is looking for garbage that is not there
-        from src.trainer.service import run_trainer  # MindSpore takes seconds: --help should not
-
-    return run_trainer(config, flag, placement)
+    is_alone = placement.role is Role.ALONE
+    with collected_rarely():  # MindSpore takes seconds to import, and --help should not
+        if is_alone:
+            from src.trainer.service import run_trainer
+        else:
+            from src.trainer.many_ranks import run_rank
+    return (
+        run_trainer(config, flag, train) if is_alone else run_rank(config, flag, placement, train)
+    )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import mindspore as ms
 from mindspore import ops
+
+from src.config import Config
 
 ACTIVATIONS = {
     "relu": ops.ReLU,
@@ -117,3 +119,28 @@ def computes_in_float16(config: ModelConfig) -> bool:
     add work, so the same model is computed in float32 throughout. The caller logs which it is.
     """
     return config.use_mixed_precision and ms.get_context("device_target") == "GPU"
+
+
+def model_config_of(config: Config) -> ModelConfig:
+    """The part of the configuration that describes the model."""
+    fields = asdict(config)
+    return ModelConfig(**{name: fields[name] for name in ModelConfig.__dataclass_fields__})
+
+
+def model_shape(config: Config) -> dict[str, object]:
+    """What two runs must agree on to share a checkpoint."""
+    shape: dict[str, object] = {
+        "field_size": config.field_size,
+        "vocab_size": config.vocab_size,
+        "emb_dim": config.emb_dim,
+        "deep_layer_dim": list(config.deep_layer_dim),
+        "sparse": config.sparse,
+        "l2_coef": config.l2_coef,
+        "deep_layer_act": config.deep_layer_act,
+    }
+    # Only where they differ from the default: older checkpoints do not have these keys.
+    if config.dense_transform != "minmax":
+        shape["dense_transform"] = config.dense_transform
+    if config.admit_count:
+        shape["growing_vocabulary"] = True
+    return shape

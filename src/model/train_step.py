@@ -5,13 +5,18 @@ Shapes are those of ``wide_and_deep.py``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.model.model_config import ModelConfig, computes_in_float16
+from src.config import Config
+from src.model.model_config import ModelConfig, computes_in_float16, model_config_of
 from src.model.optimizers import Adam, Done, Ftrl, SumOverDuplicates, TableAdagrad, TableAdam
 from src.model.wide_and_deep import NetWithLossClass, PredictWithSigmoid, WideDeepModel
+
+logger = logging.getLogger(__name__)
 
 
 class TrainStepWrap(nn.Cell):  # type: ignore[misc]
@@ -149,15 +154,19 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
 
 
 def GetWideDeepNet(  # noqa: N802 - the name of the example's page
-    config: ModelConfig,
+    config: Config,
     make_step: Callable[[NetWithLossClass, ModelConfig], TrainStepWrap] = TrainStepWrap,
 ) -> tuple[TrainStepWrap, PredictWithSigmoid]:
     """The network that trains and the one that predicts; they share their parameters.
 
     Args:
-        config: what the model is made of.
+        config: model, optimizers and the seed of the initial weights.
         make_step: makes the training step from the losses.
     """
-    model = WideDeepModel(config)
-    train_net = make_step(NetWithLossClass(model, config), config)
+    own = model_config_of(config)
+    if own.use_mixed_precision and not computes_in_float16(own):
+        logger.info("use_mixed_precision: the CPU computes in float32 all the same")
+    ms.set_seed(config.seed)
+    model = WideDeepModel(own)
+    train_net = make_step(NetWithLossClass(model, own), own)
     return train_net, PredictWithSigmoid(model)

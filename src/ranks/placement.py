@@ -8,8 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+import logging
+import signal
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+
+from src.process.child_processes import end_with_parent
+from src.process.stop import STOP_SIGNALS
+
+logger = logging.getLogger(__name__)
+
+# mpirun forwards SIGUSR1 to its ranks; after a SIGTERM it kills them.
+MPI_STOP_SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1)
 
 # A process with these variables is an MPI rank to MindSpore, whose MPI collectives need GPUs.
 MPI_MARKS = ("OMPI_COMMAND", "PMIX_RANK")
@@ -40,11 +50,35 @@ class Placement:
         size: How many ranks there are.
         index: The number that the launcher gave it. Its rank is another number: in a dynamic
             network ranks follow the order in which workers register.
+        stop_signals: The signals that stop it.
     """
 
     role: Role
     size: int = 1
     index: int = 0
+    stop_signals: Sequence[signal.Signals] = STOP_SIGNALS
+
+
+def find_placement(device_target: str, environment: MutableMapping[str, str]) -> Placement:
+    """Determines the placement of this process, before MindSpore is imported.
+
+    A rank under MPI that is to train on the CPU becomes a worker of a dynamic network.
+
+    Args:
+        device_target: The trainer's flag of that name.
+        environment: The variables of this process; they may be changed.
+
+    Raises:
+        RankError: A variable is missing or wrong; the message names it.
+    """
+    placement = placement_of(environment)
+    if placement.role is Role.MPI_RANK:
+        end_with_parent()  # a killed mpirun would leave its ranks running
+        if cpu_is_meant(device_target):
+            logger.info("MindSpore has no MPI on the CPU: the ranks become a dynamic network")
+            placement = map_mpi_to_dynamic_network(placement, environment)
+        placement = replace(placement, stop_signals=MPI_STOP_SIGNALS)
+    return placement
 
 
 def placement_of(environment: Mapping[str, str]) -> Placement:

@@ -6,24 +6,22 @@ in feed mode and in sink mode.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
+from mindspore.train import CheckpointConfig, ModelCheckpoint
 
-from src.dictionaries.growth import Growth
-from src.process.arrays import Array
+from src.dictionaries.vocabulary import Change
 from src.process.stop import StopFlag
 from src.stream.position import Position
 from src.trainer.audit_trail import audit_line
-from src.trainer.checkpoint import CheckpointStore, Unit
+from src.trainer.checkpoint import CheckpointStore
 from src.trainer.dataset import BatchRecord
 from src.watching.line_file import LineFile
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingStopped(Exception):  # noqa: N818 - a stop that was asked for is no error
@@ -40,7 +38,7 @@ class TrainingProgress:
 
     Attributes:
         step: Steps since the very first start, across restarts.
-        position: The position behind the last step.
+        position: The position after the last step.
         dictionaries: Fingerprint of the dictionaries of the last batch.
         batch: What the last batch was made of; None before this run's first step.
         steps_done: Steps of this run.
@@ -60,30 +58,40 @@ class TrainingProgress:
 
 
 class Ledger(Protocol):
-    """Knows what each batch was made of."""
+    """Holds what each batch was made of."""
 
     def next_batch(self) -> BatchRecord:
-        """The record of the oldest batch not yet asked about."""
+        """The oldest batch's record that was not returned yet."""
 
 
 class LedgerCallBack(ms.Callback):  # type: ignore[misc]
-    """Moves the progress behind the batch of each step, and writes the audit trail.
+    """Moves the progress past the batch of each step, and writes the audit trail.
+
+    It comes first: the callbacks after it read the progress.
 
     Args:
         progress: Is moved.
-        ledger: Says what the step's batch was made of.
+        ledger: Returns what the step's batch was made of.
         audit_path: A file to which each step's row ranges are appended as JSON lines; "" for none.
             ``begin_audit`` must have prepared it.
+        follow: Lets the trained vocabulary follow what a step's batch has changed in it.
 
     Raises:
         OutputError: The audit file can't be opened.
     """
 
-    def __init__(self, progress: TrainingProgress, ledger: Ledger, audit_path: str) -> None:
+    def __init__(
+        self,
+        progress: TrainingProgress,
+        ledger: Ledger,
+        audit_path: str,
+        follow: Callable[[Change], None] | None = None,
+    ) -> None:
         super().__init__()
         self._progress = progress
         self._ledger = ledger
         self._audit = LineFile(audit_path)
+        self._follow = follow
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -111,52 +119,24 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
         progress.dictionaries = record.dictionaries
         progress.batch = record
         self._audit.append(*(audit_line(progress.step, rows) for rows in record.ranges))
-
-
-class GrowthCallBack(ms.Callback):  # type: ignore[misc]
-    """Lets the trained vocabulary follow each step.
-
-    It comes behind the ledger and before the checkpoint, which saves the vocabulary.
-
-    Args:
-        progress: Gives the step's batch.
-        growth: The vocabulary.
-        reset: Gives the rows of ids, int32[n], the values of fresh ones in all of the model.
-    """
-
-    def __init__(
-        self, progress: TrainingProgress, growth: Growth, reset: Callable[[Array], None]
-    ) -> None:
-        super().__init__()
-        self._progress = progress
-        self._growth = growth
-        self._reset = reset
-
-    def on_train_step_end(self, run_context: Any) -> None:
-        """Follows the step."""
-        batch = self._progress.batch
-        assert batch is not None and batch.change is not None, "the ledger comes first"
-        self._growth.follow(batch.change, self._reset)
+        if record.change is not None and self._follow is not None:
+            self._follow(record.change)
 
 
 class LossCallBack(ms.Callback):  # type: ignore[misc]
     """Prints and appends to a file the documented line with both losses of each step.
 
     Args:
-        progress: Gives the step, and keeps the first and last losses.
+        progress: Holds the step, and keeps the first and last losses.
         loss_file_name: The file; "" for none.
-        prints: Whether the line is printed: with several ranks one of them does.
 
     Raises:
         OutputError: The loss file can't be opened.
     """
 
-    def __init__(
-        self, progress: TrainingProgress, loss_file_name: str, prints: bool = True
-    ) -> None:
+    def __init__(self, progress: TrainingProgress, loss_file_name: str) -> None:
         super().__init__()
         self._progress = progress
-        self._prints = prints
         self._file = LineFile(loss_file_name)
 
     def __exit__(self, *error: object) -> None:
@@ -176,8 +156,7 @@ class LossCallBack(ms.Callback):  # type: ignore[misc]
         outputs = run_context.original_args().net_outputs
         wide, deep = (np.float32(loss.asnumpy().reshape(-1)[0]) for loss in outputs[:2])
         line = loss_line(self._progress.step, wide, deep)
-        if self._prints:
-            print(line, flush=True)
+        print(line, flush=True)
         self._file.append(line)
         if not (np.isfinite(wide) and np.isfinite(deep)):
             raise NonFiniteLoss(f"the loss is not finite: {line}")
@@ -193,46 +172,32 @@ def loss_line(step: int, wide_loss: np.float32, deep_loss: np.float32) -> str:
     return f"epoch: 1, step: {step}, wide_loss: {wide_loss!s}, deep_loss: {deep_loss!s}"
 
 
-class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
-    """Saves a checkpoint every so many steps, then tells that it is durable.
+class StreamCheckpoint(ModelCheckpoint):  # type: ignore[misc]
+    """A ``ModelCheckpoint`` whose checkpoints hold the position in the stream too.
+
+    Unlike its base class it counts the global step, across restarts and in sink mode.
 
     Args:
-        store: Where to.
-        network: Its parameters are saved.
-        progress: Gives step and position.
-        every_steps: Steps between two checkpoints.
-        topic: The topic of the position.
-        model: What the weights' shapes follow from.
-        on_saving: Called before a unit is written.
-        on_saved: Called with each unit once it is durable.
-        extra: Gives what else goes on with the weights, see ``CheckpointStore.save``.
-        vocabulary: Gives the grown vocabulary, as bytes; empty where there is none.
+        prefix: How the names of the checkpoints begin.
+        directory: Their folder.
+        config: Steps between two checkpoints, and how many are kept.
+        progress: Holds the step.
+        save: Saves what was trained so far to a folder of checkpoints, durably on return.
     """
 
     def __init__(
         self,
-        store: CheckpointStore,
-        network: ms.nn.Cell,
+        prefix: str,
+        directory: str,
+        config: CheckpointConfig,
         progress: TrainingProgress,
-        every_steps: int,
-        topic: str,
-        model: Mapping[str, Any],
-        on_saving: Callable[[], None],
-        on_saved: Callable[[Unit], None],
-        extra: Callable[[], Mapping[str, Any]] = dict,
-        vocabulary: Callable[[], bytes] = bytes,
+        save: Callable[[CheckpointStore], object],
     ) -> None:
-        super().__init__()
-        self._store = store
-        self._network = network
+        super().__init__(prefix, directory, config)
+        self._store = CheckpointStore(Path(directory), prefix, config.keep_checkpoint_max)
+        self._every_steps = config.save_checkpoint_steps
         self._progress = progress
-        self._every_steps = every_steps
-        self._topic = topic
-        self._model = model
-        self._on_saving = on_saving
-        self._on_saved = on_saved
-        self._extra = extra
-        self._vocabulary = vocabulary
+        self._save = save
         self._saved_step = progress.step
 
     def on_train_step_end(self, run_context: Any) -> None:
@@ -240,36 +205,26 @@ class StreamCheckpoint(ms.Callback):  # type: ignore[misc]
         if self._progress.step % self._every_steps == 0:
             self.save_now()
 
+    def on_train_end(self, run_context: Any) -> None:
+        """Does nothing: training ends by an exception, and ``save_now`` is called after it."""
+
     def save_now(self) -> None:
-        """Saves the state behind the last step, unless it is saved already.
+        """Saves the state after the last step, unless it is saved already.
 
         Raises:
             CheckpointError: It could not be written.
         """
-        progress = self._progress
-        if progress.step == self._saved_step:
+        if self._progress.step == self._saved_step:
             return
-        self._on_saving()
-        unit = self._store.save(
-            self._network,
-            progress.step,
-            progress.position,
-            self._topic,
-            progress.dictionaries,
-            self._model,
-            self._extra(),
-            self._vocabulary(),
-        )
-        self._saved_step = progress.step
-        logger.info("checkpoint %s at position %s", unit.path, unit.position)
-        self._on_saved(unit)
+        self._save(self._store)
+        self._saved_step = self._progress.step
 
 
 class StopCallBack(ms.Callback):  # type: ignore[misc]
     """Ends training after the step in which the stop flag was set or ``max_steps`` was reached.
 
     Args:
-        progress: Gives the steps of this run.
+        progress: Holds the steps of this run.
         flag: The stop flag.
         max_steps: Steps of this run; 0 for no limit.
     """

@@ -3,86 +3,80 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from mindspore import context
+from mindspore.dataset import config as dataset_config
 
-from src.channel.channel import ChannelError
+from src.channel.engine import ChannelError
 from src.config import Config
-from src.process.exit_handlers import exit_without_handlers, keep_modules_until_exit
+from src.model.device import choose_device
+from src.process.exit_handlers import keep_modules_until_exit
 from src.process.stop import StopFlag
-from src.ranks.group import Ranks, meet, serve_as_scheduler
-from src.ranks.placement import NOT_MET_EXIT_CODE, Placement, RankError, Role, cpu_is_meant
-from src.stream.kafka_source import SourceError
+from src.ranks.placement import RankError
+from src.stream.broker import SourceError
 from src.stream.position import GapError
+from src.trainer.admission import DatasetError
 from src.trainer.callbacks import NonFiniteLoss
 from src.trainer.checkpoint import CheckpointError
-from src.trainer.dataset import DatasetError
-from src.trainer.train import Trainer, TrainError, choose_device
+from src.trainer.consumer_link import TrainError
+from src.trainer.trainer import Trainer
 from src.watching.line_file import OutputError
 from src.watching.prometheus import MetricsServerError
 
 logger = logging.getLogger(__name__)
 
+TrainFunction = Callable[[Config, Trainer], None]
+READ_AHEAD_BATCHES = 4
 EXPECTED_ERRORS = (
     ChannelError,
     CheckpointError,
     DatasetError,
-    MetricsServerError,
     GapError,
+    MetricsServerError,
     NonFiniteLoss,
     OutputError,
     RankError,
     SourceError,
     TrainError,
-    ValueError,  # VocabularyError is one, and ModelConfig's word for what no model can be built of
+    ValueError,  # VocabularyError is one, and so is ModelConfig's refusal of a value
 )
 
 
-def run_trainer(config: Config, flag: StopFlag, placement: Placement) -> int:
-    """Runs until the flag is set, on this or on another rank; a rank on the CPU ends in it.
+def run_trainer(config: Config, flag: StopFlag, train: TrainFunction) -> int:
+    """Trains until the flag is set.
 
     Args:
-        config: What the trainer was told.
+        config: The trainer's configuration.
         flag: The stop flag.
-        placement: What this process is among others.
+        train: One training run.
 
     Returns:
-        0; 1 after an error, which is logged; ``NOT_MET_EXIT_CODE`` where the ranks did not meet.
+        The exit code: 0, or 1 after an error, which is logged.
     """
-    if placement.role is Role.ALONE:
-        device = choose_device(config.device_target)
-    else:  # all ranks must decide the same, and before they meet
-        device = "CPU" if cpu_is_meant(config.device_target) else "GPU"
-    context.set_context(mode=context.GRAPH_MODE, device_target=device)
-    if placement.role is Role.SCHEDULER:
-        serve_as_scheduler()
-    if config.admit_count and placement.size > 1:
-        logger.error(
-            "admit_count: only a trainer that is alone lets its vocabulary grow, "
-            "this is one of %d ranks",
-            placement.size,
-        )
-        return 1
-    try:
-        ranks = meet(placement)
-    except RankError as error:
-        logger.error("%s", error)
-        return NOT_MET_EXIT_CODE
+    device = choose_device(config.device_target)
+    set_up_mindspore(device)
     logger.info("training on the %s", device)
     try:
-        code = _train(config, flag, ranks)
+        return run_to_the_end(config, train, lambda: Trainer(config, flag))
     finally:
         keep_modules_until_exit()
-    if device == "CPU" and placement.role is Role.WORKER:
-        exit_without_handlers(code)
-    return code
 
 
-def _train(config: Config, flag: StopFlag, ranks: Ranks) -> int:
+def set_up_mindspore(device: str) -> None:
+    """Sets what MindSpore keeps for the whole process."""
+    context.set_context(mode=context.GRAPH_MODE, device_target=device)
+    dataset_config.set_prefetch_size(READ_AHEAD_BATCHES)
+
+
+def run_to_the_end(
+    config: Config, train: TrainFunction, make_trainer: Callable[[], Trainer]
+) -> int:
+    """Runs a trainer and closes it; returns the exit code."""
     trainer = None
     try:
-        trainer = Trainer(config, flag, ranks)
-        trainer.run()
+        trainer = make_trainer()
+        train(config, trainer)
     except EXPECTED_ERRORS as error:
         logger.error("%s", error)
         return 1

@@ -8,13 +8,14 @@ import re
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
 from mindspore.dataset import GeneratorDataset
+from mindspore.train import CheckpointConfig
 from mindspore_rec import RecModel
 
 from src.dictionaries.growth import Growth
@@ -23,7 +24,6 @@ from src.process.stop import StopFlag
 from src.rows.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 from src.stream.position import Position, RowRange
 from src.trainer.callbacks import (
-    GrowthCallBack,
     LedgerCallBack,
     LossCallBack,
     NonFiniteLoss,
@@ -80,12 +80,14 @@ def context_of(wide: float, deep: float) -> Any:
 def checkpoint_of(
     progress: TrainingProgress, folder: Path, saved: list[Unit], every_steps: int = 2
 ) -> StreamCheckpoint:
-    store = CheckpointStore(folder, "w", 9)
-    return StreamCheckpoint(
-        *(store, TwoLosses(), progress, every_steps, "clicks", {"emb_dim": 1}),
-        on_saving=lambda: None,
-        on_saved=saved.append,
-    )
+    network = TwoLosses()
+
+    def save(store: CheckpointStore) -> None:
+        shape = {"emb_dim": 1}
+        saved.append(store.save(network, progress.step, progress.position, "clicks", 42, shape))
+
+    config = CheckpointConfig(save_checkpoint_steps=every_steps, keep_checkpoint_max=9)
+    return StreamCheckpoint("w", str(folder), config, progress, save)
 
 
 def finish_step(progress: TrainingProgress, *callbacks: ms.Callback) -> None:
@@ -137,10 +139,17 @@ def test_a_step_that_takes_ids_back_leaves_their_rows_reset_and_the_vocabulary_b
     assert changes[3].freed.tolist() == [0]
     reset: list[list[int]] = []
     progress = TrainingProgress(0, START)
-    callback = GrowthCallBack(progress, growth, lambda ids: reset.append(ids.tolist()))
+    records = deque(
+        dataclasses.replace(ListedLedger(1).next_batch(), change=change) for change in changes
+    )
+    callback = LedgerCallBack(
+        progress,
+        SimpleNamespace(next_batch=records.popleft),
+        "",
+        lambda change: growth.follow(change, lambda ids: reset.append(ids.tolist())),
+    )
     known = []
-    for change in changes:
-        progress.batch = dataclasses.replace(ListedLedger(1).next_batch(), change=change)
+    for _ in changes:
         callback.on_train_step_end(None)
         known.append(len(growth))
     assert known == [1, 1, 1, 0]
@@ -242,23 +251,6 @@ def test_checkpoints_fall_on_multiples_of_the_global_step(tmp_path: Path) -> Non
     for _ in range(9):
         finish_step(progress, callback)
     assert [unit.step for unit in saved] == [10, 15]
-
-
-def test_unit_is_announced_before_it_is_written_and_told_when_it_is_durable(
-    tmp_path: Path,
-) -> None:
-    progress, found = TrainingProgress(0, START), list[Optional[Unit]]()
-    store = CheckpointStore(tmp_path, "w", 9)
-
-    def look() -> None:
-        found.append(store.newest())
-
-    callback = StreamCheckpoint(
-        *(store, TwoLosses(), progress, 1, "t", {}), look, lambda unit: look()
-    )
-    finish_step(progress, callback)
-    assert found[0] is None
-    assert found[1] is not None and found[1].step == 1
 
 
 def test_last_save_does_nothing_where_the_step_is_saved(tmp_path: Path) -> None:

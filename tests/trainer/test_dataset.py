@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, cast
+from typing import cast
 
 import numpy as np
 import pytest
 
-from src.channel.channel import ChannelError, WindowReceiver
+from src.channel.engine import ChannelError
+from src.channel.receiver import WindowReceiver
 from src.channel.window import Provenance, make_window
 from src.dictionaries.growth import Growth
 from src.dictionaries.oov import UnknownValues
@@ -16,7 +17,8 @@ from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.rows.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 from src.stream.position import GapError, Position
-from src.trainer.dataset import DatasetError, StreamingDataset
+from src.trainer.admission import DatasetError, StreamStart
+from src.trainer.dataset import StreamingDataset
 
 SESSION = 77
 DICTIONARIES = 5
@@ -31,7 +33,7 @@ class ListedWindows:
         self._items = list(items)
         self.closed = False
 
-    def receive(self, timeout_seconds: float, give_up: object) -> Optional[Array]:
+    def receive(self, timeout_seconds: float, give_up: object) -> Array | None:
         if not self._items:
             return None
         item = self._items.pop(0)
@@ -48,8 +50,8 @@ def window(
     partition: int = 0,
     session: int = SESSION,
     dictionaries: int = DICTIONARIES,
-    starts: Optional[list[int]] = None,
-    values: Optional[list[bytes]] = None,
+    starts: list[int] | None = None,
+    values: list[bytes] | None = None,
     dense_transform: int = 0,
 ) -> Array:
     """Rows whose ids, weight and label all tell their offset."""
@@ -83,16 +85,16 @@ def unknown_c1(values: list[bytes]) -> UnknownValues:
 def dataset(
     items: list[object], batch_size: int = 4, idle_seconds: float = 0.05, **options: object
 ) -> StreamingDataset:
-    receivers = [cast(WindowReceiver, ListedWindows(items))]
-    return StreamingDataset(
-        lambda: receivers.pop() if receivers else None,
+    receiver = cast(WindowReceiver, ListedWindows(items))
+    start = StreamStart(
         cast(Position, options.pop("position", Position({0: 0, 1: 0}))),
         SESSION,
-        batch_size,
-        cast(StopFlag, options.pop("flag", StopFlag())),
-        idle_seconds,
-        cast(Optional[int], options.pop("dictionaries", None)),
-        growth=cast(Optional[Growth], options.pop("growth", None)),
+        cast("int | None", options.pop("dictionaries", None)),
+        growth=cast("Growth | None", options.pop("growth", None)),
+    )
+    flag = cast(StopFlag, options.pop("flag", StopFlag()))
+    return StreamingDataset(
+        receiver, start, batch_size, flag, attach=lambda: None, idle_seconds=idle_seconds
     )
 
 
@@ -172,12 +174,12 @@ def asking_dataset(items: list[object], *later: list[object]) -> tuple[Streaming
         return sessions[-1]
 
     stream = StreamingDataset(
-        lambda: receivers.pop() if receivers else None,
-        Position({0: 0, 1: 0}),
-        SESSION,
-        4,
-        StopFlag(),
-        0.05,
+        receivers.pop(),
+        StreamStart(Position({0: 0, 1: 0}), SESSION),
+        batch_size=4,
+        flag=StopFlag(),
+        attach=lambda: receivers.pop() if receivers else None,
+        idle_seconds=0.05,
         read_again=read_again,
     )
     return stream, sessions
@@ -263,11 +265,11 @@ def test_a_lost_channel_is_attached_again_and_the_stream_goes_on() -> None:
     second = ListedWindows([window([0, 1, 2, 3])])
     receivers = [second, first]
     stream = StreamingDataset(
-        lambda: cast(WindowReceiver, receivers.pop()),
-        Position({0: 0}),
-        SESSION,
+        cast(WindowReceiver, receivers.pop()),
+        StreamStart(Position({0: 0}), SESSION),
         batch_size=4,
         flag=StopFlag(),
+        attach=lambda: cast(WindowReceiver, receivers.pop()),
     )
     assert next(stream)[0][:, 0].tolist() == [0, 1, 2, 3]
     assert first.closed

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn, ops
 from mindspore.dataset import GeneratorDataset
+from mindspore.train import CheckpointConfig
 from mindspore_rec import RecModel
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -36,13 +37,12 @@ from src.trainer.dataset import BatchRecord
 from src.trainer.reporting import (
     ASK_AGAIN_SECONDS,
     STATE_KEY,
-    JsonLines,
     LagProbe,
     MetricsCallBack,
-    Report,
     StepTimer,
     restored_metrics,
 )
+from src.watching.json_lines import JsonLines
 from src.watching.metrics import ProgressiveMetrics
 
 BATCH = 50
@@ -89,10 +89,10 @@ class PassesLogitsOn(nn.Cell):  # type: ignore[misc]
 def reporter(
     progress: TrainingProgress,
     path: Path,
-    metrics: Optional[ProgressiveMetrics] = None,
+    metrics: ProgressiveMetrics | None = None,
     report_steps: int = 4,
-    ends: Optional[Mapping[int, int]] = ENDS,
-    timer: Optional[StepTimer] = None,
+    ends: Mapping[int, int] | None = ENDS,
+    timer: StepTimer | None = None,
 ) -> MetricsCallBack:
     return MetricsCallBack(
         progress,
@@ -128,6 +128,15 @@ def assert_scores(found: Mapping[str, Any], logit: Array, label: Array) -> None:
     assert found["calibration"] == pytest.approx(p.sum() / label.sum(), rel=1e-5)
 
 
+def save_unit(
+    network: nn.Cell,
+    progress: TrainingProgress,
+    metrics: MetricsCallBack,
+    store: CheckpointStore,
+) -> None:
+    store.save(network, progress.step, progress.position, "t", 0, {}, metrics.state())
+
+
 @pytest.mark.parametrize("sink_mode", [False, True], ids=["feed", "sink"])
 def test_online_train_reports_the_scores_of_its_own_forward_pass_and_goes_on_after_a_restart(
     sink_mode: bool, tmp_path: Path
@@ -142,16 +151,15 @@ def test_online_train_reports_the_scores_of_its_own_forward_pass_and_goes_on_aft
         timer = StepTimer()
         metrics = reporter(progress, path, restored_metrics(unit, 3 * BATCH), timer=timer)
         network = PassesLogitsOn()
-        checkpoint = StreamCheckpoint(
-            *(store, network, progress, 6, "t", {}),
-            on_saving=lambda: None,
-            on_saved=lambda unit: None,
-            extra=metrics.state,
-        )
+        save = partial(save_unit, network, progress, metrics)
+        config = CheckpointConfig(save_checkpoint_steps=6, keep_checkpoint_max=5)
+        checkpoint = StreamCheckpoint("w", str(tmp_path / "ckpt"), config, progress, save)
         callbacks = [
             LedgerCallBack(progress, ledger, ""),
             LossCallBack(progress, ""),
-            *(metrics, checkpoint, timer),
+            metrics,
+            checkpoint,
+            timer,
             StopCallBack(progress, StopFlag(), max_steps=6),
         ]
         batches = [(logit,) for logit in rows.logit[first:]]
@@ -253,9 +261,10 @@ def test_a_unit_without_metrics_starts_them_anew_and_a_broken_one_says_so(
 
 
 def test_a_broker_that_does_not_answer_is_left_alone_for_a_while() -> None:
-    now, asked, answers = [0.0], [0], deque[Optional[dict[int, int]]]([None, {0: 5, 1: 9}])
+    now, asked = [0.0], [0]
+    answers: deque[dict[int, int] | None] = deque([None, {0: 5, 1: 9}])
 
-    def ends() -> Optional[dict[int, int]]:
+    def ends() -> dict[int, int] | None:
         asked[0] += 1
         return answers.popleft()
 
@@ -267,51 +276,6 @@ def test_a_broker_that_does_not_answer_is_left_alone_for_a_while() -> None:
     assert asked[0] == 1
     now[0] = ASK_AGAIN_SECONDS
     assert probe.rows_ahead(position) == {0: 0, 1: 5}
-
-
-def test_json_lines_are_rotated_by_size_and_bounded(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    output = JsonLines(str(path), max_bytes=1000, kept=2)
-    for number in range(500):
-        output.append({"number": number, "text": "x" * 50})
-    output.close()
-    names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == ["metrics.jsonl", "metrics.jsonl.1", "metrics.jsonl.2"]
-    assert all(file.stat().st_size <= 1000 for file in tmp_path.iterdir())
-    kept = [line["number"] for name in reversed(names) for line in lines_of(tmp_path / name)]
-    assert kept == list(range(kept[0], 500))
-
-
-def test_json_lines_are_appended_to_what_an_earlier_run_left(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    for number in range(2):
-        output = JsonLines(str(path))
-        output.append({"run": number})
-        output.close()
-    assert lines_of(path) == [{"run": 0}, {"run": 1}]
-
-
-def test_no_path_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    JsonLines("").append({"a": 1})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
-    path = str(tmp_path / "missing" / "metrics.jsonl")
-    with pytest.raises(match=f"^can't open {path}: No such file or directory$"):
-        JsonLines(path)
-
-
-def test_full_disk_is_named_once_and_does_not_end_training(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    output = JsonLines("/dev/full")
-    output.append({"a": 1})
-    output.append({"a": 2})
-    assert caplog.messages == [
-        "can't write /dev/full, going on without it: No space left on device"
-    ]
 
 
 def test_timer_tells_waiting_for_a_batch_from_what_the_callbacks_do(
@@ -326,10 +290,3 @@ def test_timer_tells_waiting_for_a_batch_from_what_the_callbacks_do(
     timer.on_train_step_end(None)
     timer.on_train_step_begin(None)
     assert timer.waited == 0.5
-
-
-def test_every_field_of_a_report_reaches_the_json_line() -> None:
-    scores = ProgressiveMetrics().life().scores()
-    numbers = [math.pi] * 8
-    report = Report(*numbers, scores, scores, scores, 0.1, [0.1], None, None, 1.0)  # type: ignore[arg-type, call-arg]
-    assert {*report.to_json()} == {*vars(report), "rows"}

@@ -7,22 +7,27 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from online_train import train
 from src.channel.window import Provenance, make_window
 from src.config import load_config
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.rows.criteo import FIELD_SIZE
 from src.stream.position import Commit, Position
-from src.trainer import train
+from src.trainer import consumer_link
+from src.trainer import trainer as trainer_module
+from src.trainer.callbacks import LedgerCallBack
+from src.trainer.checkpoint import CheckpointStore
 from src.trainer.reporting import restored_metrics
-from src.trainer.train import Trainer
+from src.trainer.service import set_up_mindspore
+from src.trainer.trainer import Trainer
 from src.watching.metrics import ProgressiveMetrics
 
 ROWS = 48 * 20
@@ -89,7 +94,7 @@ class MemoryReceiver:
         self._topic = topic
         self._handed_out = False
 
-    def receive(self, timeout_seconds: float, give_up: Any) -> Optional[Array]:
+    def receive(self, timeout_seconds: float, give_up: Any) -> Array | None:
         if self._handed_out:
             time.sleep(0.01)
             return None
@@ -104,10 +109,10 @@ class MemoryReceiver:
 def topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MemoryTopic]:
     made = MemoryTopic()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "RowSource", lambda *_: MemorySource(made))
-    monkeypatch.setattr(train, "attach", lambda *_: MemoryReceiver(made))
-    monkeypatch.setattr(train, "finalize", lambda: None)
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    monkeypatch.setattr(consumer_link, "RowSource", lambda *_: MemorySource(made))
+    monkeypatch.setattr(consumer_link, "attach", lambda *_: MemoryReceiver(made))
+    monkeypatch.setattr(trainer_module, "finalize", lambda: None)
+    set_up_mindspore("CPU")
     yield made
 
 
@@ -118,7 +123,7 @@ def run(max_steps: int, *flags: str) -> Trainer:
     )
     trainer = Trainer(config, StopFlag())
     with contextlib.closing(trainer):
-        trainer.run()
+        train(config, trainer)
     return trainer
 
 
@@ -173,3 +178,23 @@ def test_watching_changes_neither_losses_nor_weights(topic: MemoryTopic, tmp_pat
     watched, unwatched = (ms.load_checkpoint(f"{folder}/{name}") for folder in ("watched", "quiet"))
     for parameter in watched:
         np.testing.assert_array_equal(watched[parameter].asnumpy(), unwatched[parameter].asnumpy())
+
+
+def test_a_position_is_committed_once_its_unit_is_durable_and_the_audit_trail_before_it(
+    topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(Path("ckpt"), "widedeep_train", 5)
+    events: list[tuple[str, int]] = []
+
+    def note(event: str) -> None:
+        unit = store.newest()
+        events.append((event, unit.step if unit else 0))
+
+    def try_commit(source: MemorySource, commit: Commit) -> bool:
+        note("commit")
+        return True
+
+    monkeypatch.setattr(MemorySource, "try_commit", try_commit)
+    monkeypatch.setattr(LedgerCallBack, "sync", lambda ledger: note("sync"))
+    run(4, "--save_checkpoint_steps=2")
+    assert events == [("sync", 0), ("commit", 2), ("sync", 2), ("commit", 4)]

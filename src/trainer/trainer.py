@@ -1,0 +1,332 @@
+"""What a training run holds from its start to its stop: checkpoint, broker, session and stream.
+
+``online_train.py`` is the run itself; it calls the methods of ``Trainer`` in their order here.
+
+Guarantee: weights, optimizer state and position are saved as one unit, and the position is
+committed to the Kafka group only after its checkpoint is durable. A restart continues from the
+newest valid checkpoint and commits it under a new session, which makes the consumer rewind to it.
+No row is lost and none is trained twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mindspore as ms
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from src.channel.engine import finalize
+from src.config import Config
+from src.dictionaries.growth import Growth
+from src.dictionaries.vocabulary import Change, GrowthSettings
+from src.model.model_config import ModelConfig, model_shape
+from src.model.row_reset import RowReset
+from src.model.train_step import TrainStepWrap
+from src.model.wide_and_deep import NetWithLossClass
+from src.process.stop import StopFlag
+from src.stream.position import Commit, Position
+from src.stream.row_source import RowSource
+from src.trainer.admission import StreamStart
+from src.trainer.audit_trail import begin_audit
+from src.trainer.callbacks import (
+    LedgerCallBack,
+    NonFiniteLoss,
+    StopCallBack,
+    TrainingProgress,
+    TrainingStopped,
+)
+from src.trainer.checkpoint import CheckpointStore, Unit, read_unit, read_vocabulary
+from src.trainer.consumer_link import ConsumerLink, TrainError
+from src.trainer.dataset import StreamingDataset
+from src.trainer.reporting import LagProbe, MetricsCallBack, StepTimer, restored_metrics
+from src.trainer.session import TrainerSession
+from src.watching.json_lines import JsonLines
+from src.watching.prometheus import TrainerNumbers, serving
+
+logger = logging.getLogger(__name__)
+
+
+def growth_of(config: Config, unit: Unit | None) -> Growth | None:
+    """The growing vocabulary that belongs to a checkpoint's weights, or to new ones.
+
+    Returns:
+        None where the configuration has none grow.
+
+    Raises:
+        CheckpointError, VocabularyError: The checkpoint's can't be read.
+    """
+    if not config.admit_count:
+        return None
+    saved = read_vocabulary(unit) if unit is not None else None
+    settings = GrowthSettings(config.admit_count, config.expire_rows)
+    return Growth(settings, config.vocab_size, saved)
+
+
+class Trainer:
+    """One training run, on one device.
+
+    Args:
+        config: The configuration.
+        flag: Stops it.
+
+    Attributes:
+        stream_flag: Ends the stream of batches.
+        idle_seconds: How long the stream may be idle before it stops the run; 0 for ever.
+        link: The connection to the consumer.
+        timer: Times the steps.
+        progress: How far training has come; there after ``begin_session``.
+    """
+
+    make_step: Callable[[NetWithLossClass, ModelConfig], TrainStepWrap] = TrainStepWrap
+    progress: TrainingProgress
+    _session: TrainerSession
+    _source: RowSource
+    _network: TrainStepWrap
+    _ledger: LedgerCallBack
+    _metrics: MetricsCallBack
+
+    def __init__(self, config: Config, flag: StopFlag) -> None:
+        self.flag = self.stream_flag = flag
+        self.idle_seconds = config.idle_seconds
+        self.link = ConsumerLink(config, flag, flag)
+        self.timer = StepTimer()
+        self._config = config
+        self._store = CheckpointStore(
+            Path(config.ckpt_path), config.ckpt_prefix, config.keep_checkpoint_max
+        )
+        self._unit: Unit | None = None
+        self._origin: Unit | None = None
+        self._growth: Growth | None = None
+        self._reset: RowReset | None = None
+        self._stream: StreamingDataset | None = None
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._numbers = TrainerNumbers(self._registry)
+        self._closing = contextlib.ExitStack()
+
+    # --- starting
+
+    def open_checkpoints(self) -> None:
+        """Locks the folder of the checkpoints and finds the newest; from here metrics are served.
+
+        Raises:
+            MetricsServerError, CheckpointError: One line says what went wrong.
+        """
+        config = self._config
+        served = serving(self._registry, config.metrics_port, config.metrics_host)
+        self._closing.enter_context(served)
+        self._store.lock()
+        if config.fresh:
+            self._store.set_aside()
+        unit = self._store.newest()
+        if unit is not None:
+            self._store.check(unit, config.topic, unit.dictionaries, model_shape(config))
+        self._unit = unit
+
+    def begin_session(self) -> StreamStart:
+        """Begins a session with the consumer, which then sends the rows after the checkpoint.
+
+        Raises:
+            TrainError, CheckpointError, SourceError, OutputError, VocabularyError: One line says
+                what went wrong.
+        """
+        config, unit = self._config, self._unit
+        self._source = self._closing.enter_context(self.link.open_source())
+        position = self._starting_position(self._source)
+        self._session = self.link.begin_session(self._source, position)
+        origin = self._initial_unit() if unit is None else unit
+        begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)
+        self._origin = origin
+        self._growth = growth_of(config, origin)
+        self.progress = TrainingProgress(unit.step if unit else 0, position)
+        return StreamStart(
+            position,
+            self._session.number,
+            origin.dictionaries if origin else None,
+            config.dense_transform,
+            self._growth,
+        )
+
+    def restore(self, network: TrainStepWrap) -> None:
+        """Gives the network the weights and the optimizer state that training starts with.
+
+        Raises:
+            CheckpointError: The checkpoint can't be read or does not fit.
+        """
+        network.set_train()
+        if self._origin is not None:
+            self._store.restore(self._origin, network)
+        self._network = network
+
+    def step_callbacks(self, stream: StreamingDataset) -> tuple[LedgerCallBack, ms.Callback]:
+        """The first and the last callback: one moves the progress, the other ends training."""
+        config = self._config
+        self._stream = stream
+        self._ledger = LedgerCallBack(self.progress, stream, config.audit_path, self._follow)
+        return self._ledger, StopCallBack(self.progress, self.flag, config.max_steps)
+
+    def metrics_callback(self) -> ms.Callback:
+        """The callback that reports how well rows are scored before they are trained on."""
+        config = self._config
+        self._metrics = MetricsCallBack(
+            progress=self.progress,
+            metrics=restored_metrics(self._unit, config.metrics_window_rows),
+            timer=self.timer,
+            lag=LagProbe(self._source.try_ends),
+            report_steps=config.report_steps,
+            output=JsonLines(config.metrics_path),
+            session=self._session.number,
+            numbers=self._numbers,
+        )
+        return self._metrics
+
+    # --- training
+
+    def read_again(self) -> int:
+        """Has the rows after the last checkpoint sent again; returns the session they come in."""
+        return self._session.read_again()
+
+    def save(self, store: CheckpointStore) -> None:
+        """Saves what was trained so far, and commits its position once the unit is durable.
+
+        Raises:
+            CheckpointError: It could not be written.
+        """
+        config, progress = self._config, self.progress
+        self._ledger.sync()
+        unit = store.save(
+            self._network,
+            progress.step,
+            progress.position,
+            config.topic,
+            progress.dictionaries,
+            model_shape(config),
+            self._metrics.state(),
+            self._growth.dump() if self._growth is not None else b"",
+        )
+        logger.info("checkpoint %s at position %s", unit.path, unit.position)
+        self._numbers.on_saved(unit.position.offsets)
+        self._session.commit(unit.position)
+
+    @contextlib.contextmanager
+    def until_stopped(self, stream: StreamingDataset) -> Iterator[None]:
+        """Ends quietly when training was stopped, in whatever way MindSpore reports it.
+
+        Raises:
+            ChannelError, SourceError, DatasetError, GapError, NonFiniteLoss, CheckpointError: What
+                has ended training otherwise; one line says what went wrong.
+        """
+        began = time.monotonic()
+        try:
+            try:
+                yield
+            except (TrainingStopped, RuntimeError) as error:
+                cause = self._cause(error, stream)
+                if cause is error:
+                    raise
+                if cause is not None:
+                    raise cause from None
+            finally:
+                # With the exception MindSpore's pipeline goes, and waits for a pending batch.
+                self.stream_flag.set("training has ended")
+            logger.info("stopping: %s", self.flag.reason)
+        finally:
+            if self.progress.steps_done:
+                self._report(stream, time.monotonic() - began)
+
+    def close(self) -> None:
+        """Leaves the broker, the channel and the engine."""
+        self.flag.set("closing")
+        self.stream_flag.set("closing")
+        self._closing.close()
+        self._store.unlock()
+        if self._stream is not None:
+            self._stream.close()
+        finalize()
+
+    # --- parts of the above
+
+    def _starting_position(self, source: RowSource) -> Position:
+        """The checkpoint's position, or without one that which the consumer has committed."""
+        unit, committed = self._unit, source.committed()
+        if unit is not None:
+            position = unit.position
+            logger.info("resuming at step %d, position %s, from %s", unit.step, position, unit.path)
+            _warn_of_commit_ahead(committed, position)
+        elif committed is not None:
+            position = committed.position
+            logger.info("starting afresh at position %s", position)
+        else:
+            raise TrainError("the consumer has not committed where the stream starts")
+        return position
+
+    def _initial_unit(self) -> Unit | None:
+        """The checkpoint with which a model starts instead of random weights."""
+        config = self._config
+        if not config.init_ckpt:
+            return None
+        unit = read_unit(Path(config.init_ckpt))
+        self._store.check(unit, unit.topic, unit.dictionaries, model_shape(config))
+        logger.info("starting with the weights of %s", unit.path)
+        return unit
+
+    def _follow(self, change: Change) -> None:
+        """Lets the trained vocabulary follow a step, and resets the rows of ids it took back."""
+        assert self._growth is not None, "a change comes from a growing vocabulary"
+        if self._reset is None:
+            self._reset = RowReset(self._network.row_state())
+        self._growth.follow(change, self._reset)
+
+    def _cause(self, error: Exception, stream: StreamingDataset) -> Exception | None:
+        """The cause of an error of MindSpore's; None where it is the stop that was asked for."""
+        if isinstance(error, TrainingStopped):
+            self.flag.set(str(error))
+            return None
+        if isinstance(error, NonFiniteLoss):
+            self.flag.set("the loss is not finite")
+            return error
+        # An iterator that ends is an error to MindSpore; to us it is the stop that was asked for.
+        if stream.failure is not None:
+            self.flag.set("the stream failed")
+            return stream.failure
+        return self._unexpected(error)
+
+    def _unexpected(self, error: Exception) -> Exception | None:
+        """The error where no stop was asked for."""
+        if self.flag.is_set():
+            return None
+        self.flag.set("training failed")
+        return error
+
+    def _report(self, stream: StreamingDataset, seconds: float) -> None:
+        """Logs what was trained."""
+        progress = self.progress
+        logger.info(
+            "trained %d steps, %d rows in %.1f s (%.0f rows/s), "
+            "skipped %d rows, dropped %d stale rows",
+            progress.steps_done,
+            progress.rows_done,
+            seconds,
+            progress.rows_done / seconds,
+            stream.skipped_rows,
+            stream.stale_rows,
+        )
+
+
+def _warn_of_commit_ahead(commit: Commit | None, position: Position) -> None:
+    """Says that somebody has committed what no checkpoint holds; the checkpoint is what counts."""
+    offsets = commit.position.offsets if commit else {}
+    for number, offset in position.offsets.items():
+        ahead = offsets.get(number, offset) - offset
+        if ahead > 0:
+            logger.warning(
+                "partition %d: the commit at offset %d is %d rows ahead of the checkpoint, "
+                "going back to the checkpoint",
+                number,
+                offset + ahead,
+                ahead,
+            )
