@@ -1,13 +1,13 @@
-"""Lists and counts the rows that could not be used, and sends corrected ones back.
+"""Lists and counts the bad rows of a topic, and sends corrected ones back.
 
     python examples/dead_letters.py list > bad.jsonl
     python examples/dead_letters.py count
     python examples/dead_letters.py replay bad.jsonl
 
-``list`` writes one JSON object a line: origin (topic:partition:offset), column, reason, time, and
-the row as it came as ``value``, or as ``value_base64`` where it is not UTF-8. ``replay`` reads such
-lines with the value corrected and sends each row to the partition it came from, once, however often
-it is run; a row that is still bad is refused. What was replayed is listed and counted no more.
+``list`` writes one JSON object per line: origin (topic:partition:offset), column, reason and time.
+The original row is in ``value``, or in ``value_base64`` where it is not UTF-8. ``replay`` reads
+such lines with corrected values. It sends each row to its partition, and only once, however often
+it is run. A row that is still bad is refused. Replayed rows are no longer listed and counted.
 """
 
 from __future__ import annotations
@@ -21,38 +21,37 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 
 from src.config import add_shared_flags
 from src.process.logs import configure_logging
 from src.rows.criteo import VALUE_FORMATS
 from src.stream.broker import SourceError
-from src.stream.dead_letters import DeadLetter, read_letters, time_text
+from src.stream.dead_letters import DeadLetter, read_dead_letters, time_text
 from src.stream.replay import Correction, replay
 
 logger = logging.getLogger("dead_letters")
 
 
 class FileError(ValueError):
-    """A file or one of its lines can't be read; one line says why."""
+    """A file or one of its lines can't be read; the message is one line."""
 
 
-def to_json(letter: DeadLetter) -> str:
-    """A letter as one line of JSON."""
-    fields: dict[str, Optional[str]] = {
-        "origin": letter.origin,
-        "column": letter.column,
-        "reason": letter.reason,
-        "time": time_text(letter.time),
+def to_json(dead_letter: DeadLetter) -> str:
+    """A dead letter as one line of JSON."""
+    fields: dict[str, str | None] = {
+        "origin": dead_letter.origin,
+        "column": dead_letter.column,
+        "reason": dead_letter.reason,
+        "time": time_text(dead_letter.time),
     }
     try:
-        fields["value"] = None if letter.value is None else letter.value.decode()
+        fields["value"] = None if dead_letter.value is None else dead_letter.value.decode()
     except UnicodeDecodeError:
-        fields["value_base64"] = base64.b64encode(letter.value or b"").decode()
+        fields["value_base64"] = base64.b64encode(dead_letter.value or b"").decode()
     return json.dumps(fields)
 
 
@@ -60,7 +59,7 @@ def correction_from_json(line: bytes) -> Correction:
     """Reads a line as ``to_json`` writes it.
 
     Raises:
-        FileError: It is not such a line.
+        FileError: The line has another form.
     """
     try:
         fields = json.loads(line)
@@ -73,7 +72,7 @@ def correction_from_json(line: bytes) -> Correction:
     return Correction(fields["origin"], _value(fields))
 
 
-def _value(fields: dict[str, Any]) -> Optional[bytes]:
+def _value(fields: dict[str, Any]) -> bytes | None:
     is_text = "value" in fields
     text = fields["value" if is_text else "value_base64"]
     if text is None and is_text:
@@ -87,7 +86,7 @@ def _value(fields: dict[str, Any]) -> Optional[bytes]:
 
 
 def read_corrections(path: Path) -> tuple[list[Correction], list[str]]:
-    """The corrections of a file, and what is wrong with the lines that hold none.
+    """The corrections of a file, and the faults of its other lines.
 
     Raises:
         FileError: The file can't be read.
@@ -107,17 +106,19 @@ def read_corrections(path: Path) -> tuple[list[Correction], list[str]]:
     return corrections, faults
 
 
-def count_table(letters: Sequence[DeadLetter]) -> list[str]:
-    """How many letters there are of each column and kind of reason, the most frequent first."""
-    counts = Counter((letter.column, letter.reason.split(": ")[0]) for letter in letters)
+def count_table(dead_letters: Sequence[DeadLetter]) -> list[str]:
+    """The number of dead letters by column and kind of reason, the most frequent first."""
+    counts = Counter(
+        (dead_letter.column, dead_letter.reason.split(": ")[0]) for dead_letter in dead_letters
+    )
     in_order = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     rows = [(str(count), column, kind) for (column, kind), count in in_order]
-    rows = [("rows", "column", "reason"), *rows, (str(len(letters)), "all", "")]
+    rows = [("rows", "column", "reason"), *rows, (str(len(dead_letters)), "all", "")]
     widths = [max(len(row[place]) for row in rows) for place in range(2)]
     return [f"{row[0]:>{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip() for row in rows]
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     summary, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -125,7 +126,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     shared = argparse.ArgumentParser(add_help=False)
     add_shared_flags(shared, "bootstrap_servers", "topic")
-    shared.add_argument("--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format")
+    shared.add_argument(
+        "--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of the rows"
+    )
     options: dict[str, Any] = {
         "parents": [shared],
         "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
@@ -134,30 +137,33 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     commands.add_parser("list", help="one JSON object for each bad row", **options)
     commands.add_parser("count", help="a table by column and reason", **options)
     command = commands.add_parser("replay", help="send corrected rows", **options)
-    command.add_argument("file", type=Path, help="lines as list writes them, the values corrected")
-    command.add_argument("--dry_run", action="store_true", help="only say what would be done")
+    command.add_argument("file", type=Path, help="lines as list writes them, with corrected values")
+    command.add_argument(
+        "--dry_run", action="store_true", help="show what would be done, and do nothing"
+    )
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, or 1 after an error or where a row was refused."""
     arguments = parse_args(argv)
     configure_logging()
     try:
         if arguments.command == "replay":
             return _replay(arguments)
-        letters = read_letters(arguments.bootstrap_servers, arguments.topic)
-        for line in map(to_json, letters) if arguments.command == "list" else count_table(letters):
+        dead_letters = read_dead_letters(arguments.bootstrap_servers, arguments.topic)
+        is_list = arguments.command == "list"
+        for line in map(to_json, dead_letters) if is_list else count_table(dead_letters):
             print(line)
         sys.stdout.flush()
     except (SourceError, FileError) as error:
         logger.error("%s", error)
         return 1
     except BrokenPipeError:
-        # The reader has seen enough; Python would complain when it flushes stdout at exit.
+        # The reader has closed its end. Python would report that when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        logger.error("interrupted; a replay that is run again goes on where it was")
+        logger.error("interrupted; run the replay again to continue it")
         return 1
     return 0
 
@@ -177,7 +183,9 @@ def _replay(arguments: argparse.Namespace) -> int:
     logger.info(
         "%s %d rows, %d were replayed before, %d refused",
         "would replay" if arguments.dry_run else "replayed",
-        *(len(result.replayed), len(result.before), len(refused)),
+        len(result.replayed),
+        len(result.replayed_before),
+        len(refused),
     )
     return 1 if refused else 0
 

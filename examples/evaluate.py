@@ -2,9 +2,9 @@
 
     python examples/evaluate.py --ckpt ./ckpt --data day_1.tsv
 
-It prints AUC, log loss, normalised entropy and calibration of all rows, and how much of each
-categorical column is out of vocabulary. The features are made by the consumer's own code, the ids
-that a growing vocabulary has given among them.
+It prints AUC, log loss, normalised entropy and calibration of all rows. It also prints the share
+of out-of-vocabulary values in each categorical column. The features are made by the consumer's own
+code, with the ids of a growing vocabulary where the checkpoint has one.
 """
 
 from __future__ import annotations
@@ -48,17 +48,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flag = parser.add_argument
-    flag("--ckpt", type=Path, required=True, help="a .ckpt file, or a folder: its newest valid one")
+    flag(
+        "--ckpt",
+        type=Path,
+        required=True,
+        help="a .ckpt file, or a folder, whose newest valid one is used",
+    )
     flag("--data", type=Path, required=True, help="a Criteo file, label first, no header")
     flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
-    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each")
+    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each dense column")
     flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
-    flag("--skip_rows", type=int, default=0, help="rows at the beginning to leave out (0)")
-    flag("--rows", type=int, help="the most rows to score; all unless given")
+    flag("--skip_rows", type=int, default=0, help="rows at the beginning to skip (0)")
+    flag("--rows", type=int, help="largest number of rows to score (all)")
     flag(
         "--ckpt_prefix",
         default=load_config([]).ckpt_prefix,
-        help="how the names of the checkpoints in a folder begin (%(default)s)",
+        help="prefix of the checkpoints' names in a folder (%(default)s)",
     )
     return parser.parse_args(argv)
 

@@ -1,10 +1,10 @@
-"""Writes a dictionary with the values that a growing vocabulary has learnt from the stream.
+"""Writes a dictionary with the values that a growing vocabulary learnt from the stream.
 
     python examples/export_vocabulary.py --ckpt ./ckpt --map_dict cat2id_dict.pkl --output grown.pkl
 
-The new file holds every id of --map_dict, and those that the checkpoint has given to values which
---map_dict lacks. It is a dictionary like any other, for a consumer without a growing vocabulary or
-for whoever serves the model.
+The new file holds every id of --map_dict. It also holds the ids that the checkpoint has for values
+which --map_dict lacks. It is an ordinary dictionary: a consumer without a growing vocabulary can
+load it, and so can a server of the model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Optional
 
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -34,19 +33,24 @@ logger = logging.getLogger("export_vocabulary")
 EXPECTED_ERRORS = (CheckpointError, DictionaryError, VocabularyError, OSError)
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flag = parser.add_argument
-    flag("--ckpt", type=Path, required=True, help="a .ckpt file, or a folder: its newest valid one")
+    flag(
+        "--ckpt",
+        type=Path,
+        required=True,
+        help="a .ckpt file, or a folder, whose newest valid one is used",
+    )
     flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
     flag("--output", type=Path, required=True, help="the file to write")
     flag(
         "--ckpt_prefix",
         default=load_config([]).ckpt_prefix,
-        help="how the names of the checkpoints in a folder begin (%(default)s)",
+        help="prefix of the checkpoints' names in a folder (%(default)s)",
     )
     return parser.parse_args(argv)
 
@@ -56,11 +60,11 @@ def load_vocabulary(ckpt: Path, prefix: str) -> Vocabulary:
 
     Args:
         ckpt: A .ckpt file with its manifest beside it, or a folder of units.
-        prefix: How the names of the units in a folder begin.
+        prefix: Prefix of the units' names in a folder.
 
     Raises:
         CheckpointError: There is no such checkpoint.
-        VocabularyError: None has grown with it.
+        VocabularyError: It was trained without a growing vocabulary.
     """
     unit = newest_unit(ckpt, prefix) if ckpt.is_dir() else read_unit(ckpt)
     if unit is None:
@@ -75,7 +79,7 @@ def joined(ids: Mapping[str, int], vocabulary: Vocabulary) -> dict[str, int]:
     """All ids of a dictionary and of a vocabulary that has grown beside it.
 
     Raises:
-        VocabularyError: It has grown beside another one.
+        VocabularyError: The vocabulary has grown beside another dictionary.
     """
     first = max(ids.values()) + 1
     if first != vocabulary.free_ids[0]:
@@ -86,7 +90,7 @@ def joined(ids: Mapping[str, int], vocabulary: Vocabulary) -> dict[str, int]:
     return {**ids, **dict(vocabulary.items())}
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Writes the dictionary; returns 0, or 1 after an error, which is logged."""
     arguments = parse_args(argv)
     configure_logging()

@@ -26,9 +26,13 @@ logger = logging.getLogger("local_services")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
-        description="Start, stop or look at Apache Kafka and the yr engine on this machine."
+        description="Start, stop or list Apache Kafka and the yr engine on this machine."
     )
-    parser.add_argument("action", choices=("up", "down", "status"))
+    parser.add_argument(
+        "action",
+        choices=("up", "down", "status"),
+        help="start both, stop what up has started, or show which of them run",
+    )
     parser.add_argument(
         "--kafka_port", type=int, default=9092, help="the broker's port (%(default)s)"
     )
@@ -36,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--data_dir",
         type=Path,
         default=ROOT / "build" / "services",
-        help="folder for Kafka's data and for notes of what was started (build/services)",
+        help="folder of Kafka's data and of the record of what was started (build/services)",
     )
     parser.add_argument(
         "--address", default=HOST, help="address the engine listens on (%(default)s)"

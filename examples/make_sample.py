@@ -1,23 +1,23 @@
-"""Makes Criteo-like rows: as many as you like, the same ones every time, with clicks to learn.
+"""Makes Criteo-like rows: as many as you like, the same every time, with clicks to learn from.
 
     python examples/make_sample.py --rows 20000 --output output1.tsv output2.tsv
 
-With several files the rows are dealt to them in turn, so that each file is in the order of time.
-A row depends on its number and the seed alone: ``--start_row 1000000`` goes on where a run of a
-million rows ended. Another seed gives other rows of the same world: the same values with the
-same hidden weights, so that one seed can be learned from and another be tested on.
+Several files take the rows in round-robin order, so that each file is in order of time. A row
+depends on its number and the seed alone: ``--start_row 1000000`` continues a run of a million
+rows. Another seed makes other rows with the same values and the same hidden weights. So a model
+can be trained on one seed and tested on another.
 
-What the world is like:
+How the rows are distributed:
 
-* Categorical columns have the public data set's sizes (3 to 200,000 values), Zipf-distributed,
-  and about its shares of missing values. Values are 8 hexadecimal digits.
+* Categorical columns have the sizes of the public data set (3 to 200,000 values), and about its
+  shares of missing values. Values are Zipf-distributed, and written as 8 hexadecimal digits.
 * Dense columns are log-normal counts; I2 goes down to -3.
-* Whether a row is clicked is drawn from a logistic model: a hidden weight for each value, a
-  product of hidden factors for some pairs of columns (which a linear model cannot learn), and
-  curves of some dense columns. About a quarter of the rows are clicked.
-* The world drifts. In the larger columns each place on the popularity list is taken over by a
-  new value every 32,768 to 524,288 rows; some columns' weights are blended into new ones over
-  65,536 rows; and the click rate swings slowly.
+* A logistic model decides which rows are clicked. It has a hidden weight for each value, products
+  of hidden factors for some pairs of columns (which a linear model cannot learn), and curves of
+  some dense columns. About a quarter of the rows are clicked.
+* The distribution drifts. In the larger columns a new value takes each place on the popularity
+  list every 32,768 to 524,288 rows. The weights of some columns change into new ones over 65,536
+  rows. The click rate swings slowly.
 """
 
 from __future__ import annotations
@@ -52,9 +52,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=["output1.tsv", "output2.tsv"],
         metavar="FILE",
-        help="files to write (output1.tsv output2.tsv); they take the rows in turn",
+        help="files to write, in round-robin order of rows (output1.tsv output2.tsv)",
     )
-    flag("--seed", type=int, default=0, help="which rows of the same world (%(default)s)")
+    flag(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the rows; values and weights stay the same (%(default)s)",
+    )
     flag("--start_row", type=int, default=0, help="number of the first row (%(default)s)")
     arguments = parser.parse_args(argv)
     for name in ("rows", "seed", "start_row"):
@@ -83,8 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     seconds = time.monotonic() - started
     logger.info(
-        *("%d rows in %.1f s (%.0f rows/s) in %s", arguments.rows, seconds),
-        *(arguments.rows / seconds, " ".join(arguments.output)),
+        "%d rows in %.1f s (%.0f rows/s) in %s",
+        arguments.rows,
+        seconds,
+        arguments.rows / seconds,
+        " ".join(arguments.output),
     )
     return 0
 

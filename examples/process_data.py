@@ -2,11 +2,13 @@
 
     python examples/process_data.py --data day_0.tsv day_1.tsv --output_dir .
 
-It reads each file once, block by block, so that a file may be larger than memory. Counts of values
-that are too many for memory go to a nameless temporary file in the output folder, which may take
-up to three times the room of the files. Ids go to the 13 dense columns, to "any other value" of the
-26 categorical ones, and then to the values seen more than --min_count times: by column, the most
-frequent first. The order of the rows plays no part.
+It reads each file once, block by block, so a file may be larger than memory. Counts that do not
+fit memory go to an unnamed temporary file in the output folder. That file may become up to three
+times as large as the input files.
+
+The first ids are those of the 13 dense columns. Then comes one id for "any other value" of each of
+the 26 categorical columns. Then come the values seen more than --min_count times: column by column,
+the most frequent first. The order of the rows does not matter.
 """
 
 from __future__ import annotations
@@ -52,18 +54,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--min_count",
         type=int,
         default=DEFAULT_MIN_COUNT,
-        help="a value gets an id if it is seen more often than this (default: %(default)s)",
+        help="a value gets an id if it occurs more often than this (default: %(default)s)",
     )
     flag(
         "--vocab_size",
         type=int,
         default=DEFAULT_VOCAB_SIZE,
-        help="the most ids there may be: the model's vocab_size (default: %(default)s)",
+        help="largest number of ids: the model's vocab_size (default: %(default)s)",
     )
     flag(
         "--keep_most_frequent",
         action="store_true",
-        help="if there are more, keep only the most frequent values instead of stopping",
+        help="drop the least frequent values where there are too many, instead of failing",
     )
     flag("--rows", type=int, metavar="N", help="read only the first N rows of all files together")
     arguments = parser.parse_args(argv)
@@ -97,12 +99,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.error("%s", error)
         return 1
     seconds = time.monotonic() - started
+    ids = made.dictionaries.vocab_size_needed
     logger.info(
         "%d rows in %.1f s (%.0f rows/s): %d ids of at most %d, of which %d are values; "
         "fingerprint %016x; written to %s",
-        *(made.rows, seconds, made.rows / seconds),
-        *(made.dictionaries.vocab_size_needed, arguments.vocab_size),
-        *(made.dictionaries.vocab_size_needed - FIELD_SIZE, made.dictionaries.fingerprint),
+        made.rows,
+        seconds,
+        made.rows / seconds,
+        ids,
+        arguments.vocab_size,
+        ids - FIELD_SIZE,
+        made.dictionaries.fingerprint,
         made.map_dict.parent,
     )
     return 0

@@ -1,19 +1,18 @@
-"""The whole flow on this machine, from rows to checkpoint, and nothing left running behind it.
+"""Runs the whole flow on this machine, from rows to checkpoint, and stops what it started.
 
     python examples/quickstart.py
     python examples/quickstart.py --data FILE --batch_size 50
     python examples/quickstart.py --ranks 2 --launcher mpirun
 
-It starts Apache Kafka and the yr engine unless they are there, makes a topic, rows and
-dictionaries, runs consumer.py, online_train.py and producer.py in processes of their own, shows
-the trainer's loss lines, and stops what it started: at its end, on Ctrl-C, and when a part fails.
-Without --data the rows are made by examples/make_sample.py. With it the dictionaries come from the
-file's first rows and the rest is streamed.
+It starts Apache Kafka and the yr engine unless they run already. It makes a topic, rows and
+dictionaries. It runs consumer.py, online_train.py and producer.py as processes and shows the
+trainer's loss lines. It stops what it started at the end, on Ctrl-C, and when a part fails. Without
+--data the rows are made by examples/make_sample.py. With --data the dictionaries are made from the
+file's first rows, and the other rows are streamed.
 
-Any other flag goes to online_train.py, whose --help explains it; topic, group and channel are new
-ones for each run unless you name them. Checkpoints go to ./ckpt; those
-that are there are set aside, those of earlier demos removed. What the parts have to say goes to the
-logs in --work_dir.
+Any other flag goes to online_train.py, whose --help explains it. Topic, group and channel are new
+for each run unless you name them. Checkpoints go to ./ckpt. Earlier checkpoints there are set
+aside, and those of earlier demos are removed. Each script writes its log to --work_dir.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from examples.demo.next_steps import next_steps
 from examples.demo.plan import LAUNCHERS, DemoError, Plan
 from examples.demo.rows import DATA_HISTORY_ROWS, SAMPLE_HISTORY_ROWS, SAMPLE_STEPS, prepare
 from examples.demo.run import Demo, Interrupted
@@ -43,7 +43,7 @@ from src.stream.topic import TopicError
 logger = logging.getLogger("quickstart")
 
 WARM_START_EPOCHS = 1
-IDLE_SECONDS = 30.0  # the trainer's end where bad rows leave it short of its steps
+IDLE_SECONDS = 30.0  # ends a trainer whose steps are never reached because of bad rows
 FAILURES = (DemoError, ServiceError, TopicError, DataError, DictionaryError, OSError)
 
 
@@ -67,29 +67,29 @@ def parse_args(argv: Sequence[str] | None = None) -> Plan:
         "--history_rows",
         type=int,
         metavar="N",
-        help=f"rows the dictionaries are made from ({SAMPLE_HISTORY_ROWS}; with --data "
+        help=f"rows from which the dictionaries are made ({SAMPLE_HISTORY_ROWS}; with --data "
         f"{DATA_HISTORY_ROWS}, or a third of a shorter file)",
     )
     flag(
         "--warm_start_epochs",
         type=int,
         metavar="N",
-        help="passes over these rows to train the model on before the stream (1 with admit_count, "
-        "0 without)",
+        help="passes over these rows that train the model before the stream (1 with admit_count, "
+        "else 0)",
     )
-    flag("--rows", type=int, metavar="N", help="rows to stream (with --data: all the rest)")
+    flag("--rows", type=int, metavar="N", help="rows to stream (with --data: all other rows)")
     flag(
         "--steps",
         type=int,
         metavar="N",
-        help=f"steps to train ({SAMPLE_STEPS}; with --data or --rows as many as the rows give)",
+        help=f"steps to train ({SAMPLE_STEPS}; with --data or --rows as many as the rows allow)",
     )
     flag("--ranks", type=int, default=1, metavar="N", help="ranks to train on, on this machine (1)")
     flag(
         "--launcher",
         choices=sorted(LAUNCHERS),
         default="network",
-        help="what starts several ranks: MindSpore's dynamic networking or MPI (network)",
+        help="how several ranks are started: MindSpore's dynamic networking, or MPI (network)",
     )
     flag(
         "--work_dir",
@@ -105,10 +105,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Plan:
             parser.error(f"--{name} must be positive, not {value}")
     run = f"demo_{uuid.uuid4().hex[:8]}"
     trainer_flags = [
-        *(f"--topic={run}", f"--group_id={run}", f"--dataset_name={run}"),
-        *("--fresh", f"--idle_seconds={IDLE_SECONDS:g}"),
-        *(other for other in others if other != "--"),
+        f"--topic={run}",
+        f"--group_id={run}",
+        f"--dataset_name={run}",
+        "--fresh",
+        f"--idle_seconds={IDLE_SECONDS:g}",
     ]
+    trainer_flags += [other for other in others if other != "--"]
     config = load_config(trainer_flags)
     epochs = arguments.warm_start_epochs
     if epochs is None:
@@ -116,9 +119,18 @@ def parse_args(argv: Sequence[str] | None = None) -> Plan:
     elif epochs < 0:
         parser.error(f"--warm_start_epochs must not be negative, not {epochs}")
     steps = arguments.steps or config.max_steps or None
-    names = (arguments.data, arguments.history_rows, arguments.rows, steps, epochs)
-    launch = (arguments.ranks, arguments.launcher)
-    return Plan(*names, *launch, arguments.work_dir.resolve(), trainer_flags, config)
+    return Plan(
+        data=arguments.data,
+        history_rows=arguments.history_rows,
+        rows=arguments.rows,
+        steps=steps,
+        warm_start_epochs=epochs,
+        ranks=arguments.ranks,
+        launcher=arguments.launcher,
+        work_dir=arguments.work_dir.resolve(),
+        trainer_flags=trainer_flags,
+        config=config,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         stream = prepare(plan)
         flag = StopFlag()
-        stop_on_signals(flag)  # not earlier: so far there is nothing to stop, and files may be long
+        stop_on_signals(
+            flag
+        )  # not earlier: there was nothing to stop yet, and reading a long file must end on Ctrl-C
         summary = Demo(plan, stream, flag).run()
     except (KeyboardInterrupt, Interrupted) as interrupted:
         name = str(interrupted) or "SIGINT"
@@ -141,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FAILURES as error:
         logger.error("%s", error)
         return 1
-    print(summary, flush=True)
+    print(summary, *next_steps(plan.config), sep="\n", flush=True)
     return 0
 
 

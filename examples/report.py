@@ -1,11 +1,11 @@
-"""Draws what trainers have written to their metrics files: one page, and its pictures beside it.
+"""Draws the metrics files of trainers: one page, with its pictures beside it.
 
     python examples/report.py metrics.jsonl
     python examples/report.py before/metrics.jsonl after/metrics.jsonl --output report.html
 
-Each file is one run, and several runs are drawn over each other. Files that were moved aside by
-size (metrics.jsonl.1 and so on) belong to it. Where a trainer went back to a checkpoint, what it
-had reported beyond that is left out: those steps were done again.
+Each file is one run. Several runs share each picture. Rotated files (metrics.jsonl.1 and so on)
+belong to their run. Where a trainer returned to a checkpoint, its reports after that checkpoint are
+left out, as those steps were trained again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", type=Path, nargs="+", metavar="metrics.jsonl", help="one a run")
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), help="the page (%(default)s)"
+        "files", type=Path, nargs="+", metavar="metrics.jsonl", help="one file per run"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="the page to write (%(default)s)"
     )
     return parser.parse_args(argv)
 

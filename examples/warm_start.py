@@ -1,15 +1,15 @@
-"""Trains a model on the rows of a file and leaves a checkpoint for online_train.py to begin with.
+"""Trains a model on the rows of a file and saves a checkpoint with which online_train.py can start.
 
     python examples/warm_start.py --data day_0.tsv --config_path examples/adaptive.yaml \
         --ckpt_path ./warm --batch_size 100
     python online_train.py --config_path examples/adaptive.yaml --init_ckpt ./warm/<printed name>
 
-A stream's first rows are scored badly by a model that has seen nothing. The rows from which the
-dictionaries are made are there before the stream begins: one pass over them gives the weights a
-start, and the growing vocabulary with them. Neither a broker nor an engine is needed.
+An untrained model scores the first rows of a stream badly. The rows for the dictionaries are there
+before the stream begins. One pass over them trains the weights and fills the growing vocabulary.
+Neither a broker nor an engine is needed.
 
-Any other flag is one of online_train.py, whose --help explains it; model, vocabulary, seed,
-ckpt_path and ckpt_prefix are those that count here.
+Any other flag goes to online_train.py, whose --help explains it. Those of the model, the
+vocabulary, the seed, --ckpt_path and --ckpt_prefix have an effect here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mindspore as ms
-from src.trainer.train import build_network
 from tqdm import tqdm
 
 from src.config import Config, ConfigError, load_config
@@ -37,7 +35,7 @@ from src.features.file_batches import batches_of_file
 from src.model.device import choose_device
 from src.model.model_config import model_shape
 from src.model.row_reset import RowReset
-from src.model.train_step import TrainStepWrap
+from src.model.train_step import GetWideDeepNet, TrainStepWrap
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.logs import configure_logging
 from src.rows.row_file import RowFileError
@@ -49,7 +47,7 @@ logger = logging.getLogger("warm_start")
 
 
 class WarmStartError(RuntimeError):
-    """There is nothing to train on; one line says why."""
+    """There is nothing to train on; the message is one line."""
 
 
 EXPECTED_ERRORS = (
@@ -63,8 +61,8 @@ EXPECTED_ERRORS = (
 )
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> tuple[argparse.Namespace, Config]:
-    """Reads the flags, and what online_train.py makes of the others.
+def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config]:
+    """Reads the flags, and the configuration that online_train.py reads from the others.
 
     Raises:
         ConfigError: online_train.py would refuse one of its flags.
@@ -79,10 +77,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> tuple[argparse.Namespace
     )
     flag = parser.add_argument
     flag("--data", type=Path, required=True, help="a Criteo file, label first, no header")
-    flag("--rows", type=int, help="the most rows to train on; all unless given")
-    flag("--epochs", type=int, default=1, help="passes over them (1)")
+    flag("--rows", type=int, help="largest number of rows to train on (all)")
+    flag("--epochs", type=int, default=1, help="passes over the rows (1)")
     flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
-    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each")
+    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each dense column")
     flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
     arguments, others = parser.parse_known_args(argv)
     for name in ("rows", "epochs"):
@@ -92,39 +90,44 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> tuple[argparse.Namespace
 
 
 def warm_start(
-    config: Config, dictionaries: Dictionaries, data: Path, rows: Optional[int], epochs: int
+    config: Config, dictionaries: Dictionaries, data: Path, rows: int | None, epochs: int
 ) -> Unit:
-    """Trains and saves.
+    """Trains a network and saves it.
 
     Args:
         config: Model, vocabulary, seed and where the checkpoint goes.
-        dictionaries: What ids are made with.
+        dictionaries: Map values to ids.
         data: The file.
-        rows: The most lines to read of it, None for all.
-        epochs: Passes over them.
+        rows: Largest number of lines to read, None for all.
+        epochs: Passes over the rows.
 
     Returns:
-        The checkpoint; its position is empty, for no topic was read.
+        The checkpoint; its position is empty, as no topic was read.
 
     Raises:
-        WarmStartError: There is not one batch.
-        CheckpointError, DictionaryError, RowFileError, VocabularyError, OSError: As they say.
+        WarmStartError: The rows do not fill one batch.
+        CheckpointError, DictionaryError, RowFileError, VocabularyError, OSError: A file can't
+            be used or written.
     """
     features = FeatureBuilder(dictionaries, config.dense_transform, config.vocab_size)
-    ms.set_seed(config.seed)
-    network = build_network(config)
+    network, _ = GetWideDeepNet(config)
     network.set_train()
     growth = growth_of(config, None)
     steps = 0
     for epoch in range(epochs):
         steps += _train(network, features, growth, config.batch_size, data, rows, epoch)
     if not steps:
-        raise WarmStartError(f"{data} has no {config.batch_size} good rows, as a batch takes")
+        raise WarmStartError(f"{data} has no {config.batch_size} good rows for a batch")
     store = CheckpointStore(
         Path(config.ckpt_path), config.ckpt_prefix, keep_max=config.keep_checkpoint_max
     )
     return store.save(
-        *(network, steps, Position({}), "", features.fingerprint, model_shape(config)),
+        network,
+        steps,
+        Position({}),
+        "",
+        features.fingerprint,
+        model_shape(config),
         vocabulary=growth.dump() if growth is not None else b"",
     )
 
@@ -132,10 +135,10 @@ def warm_start(
 def _train(
     network: TrainStepWrap,
     features: FeatureBuilder,
-    growth: Optional[Growth],
+    growth: Growth | None,
     batch_size: int,
     data: Path,
-    rows: Optional[int],
+    rows: int | None,
     epoch: int,
 ) -> int:
     """One pass over the rows; returns the steps."""
@@ -153,14 +156,14 @@ def _train(
     return steps
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Trains on a file; returns 0, or 1 after an error, which is logged."""
     configure_logging()
     try:
         arguments, config = parse_args(argv)
         ms.set_context(mode=ms.GRAPH_MODE, device_target=choose_device(config.device_target))
         dictionaries = load_dictionaries(
-            *(arguments.max_dict, arguments.min_dict, arguments.map_dict), config.vocab_size
+            arguments.max_dict, arguments.min_dict, arguments.map_dict, config.vocab_size
         )
         unit = warm_start(config, dictionaries, arguments.data, arguments.rows, arguments.epochs)
     except EXPECTED_ERRORS as error:

@@ -6,7 +6,6 @@ import time
 
 import mindspore as ms
 import numpy as np
-from src.trainer.train import build_network
 
 from benchmarks.learning.rows import Rows
 from benchmarks.learning.scores import Learnt, judged
@@ -16,6 +15,7 @@ from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder
 from src.features.file_batches import FileBatch, batches_of_file
 from src.model.row_reset import RowReset
+from src.model.train_step import GetWideDeepNet
 from src.process.arrays import Array
 from src.rows.criteo import DENSE_SIZE
 from src.trainer.trainer import growth_of
@@ -35,8 +35,7 @@ def learn(way: str, rows: Rows) -> Learnt:
     """One pass of one of our ways, in this process."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     config = config_of(way)
-    ms.set_seed(config.seed)
-    network = build_network(config)
+    network, _ = GetWideDeepNet(config)
     network.set_train()
     growth = growth_of(config, None)
     reset = RowReset(network.row_state())

@@ -18,52 +18,41 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import mindspore as ms
-
 import online_train
-from src.model.train_step import TrainStepWrap
-from src.trainer import service as trainer_service
-from src.trainer.dataset import StreamingDataset
-from src.trainer.trainer import Trainer
+from src.trainer import trainer as trainer_module
+from src.trainer.reporting import StepTimer
 
 
-class StepTimes(ms.Callback):  # type: ignore[misc]
-    """Writes [begin, end] of each step, monotonic seconds, to a file when training ends."""
+class StepTimes(StepTimer):  # type: ignore[misc]
+    """The trainer's own timer, which also writes [begin, end] of each step to a file at the end.
+
+    Only the callback that stops the training comes after it. Times are monotonic, in seconds.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._began = 0.0
+        self._step_began = 0.0
         self._times: list[tuple[float, float]] = []
 
     def on_train_step_begin(self, run_context: Any) -> None:
         """The batch is there."""
-        self._began = time.monotonic()
+        super().on_train_step_begin(run_context)
+        self._step_began = time.monotonic()
 
     def on_train_step_end(self, run_context: Any) -> None:
-        """The step and what comes after it are done."""
-        self._times.append((self._began, time.monotonic()))
+        """The step and its callbacks are done."""
+        super().on_train_step_end(run_context)
+        self._times.append((self._step_began, time.monotonic()))
 
     def __exit__(self, *error: object) -> None:
         self._path.write_text(json.dumps(self._times))
 
 
-class TimedTrainer(Trainer):
-    """The trainer with one more callback, behind all others but the one that stops it."""
-
-    times_path: Path
-
-    def _online_train(
-        self, network: TrainStepWrap, stream: StreamingDataset, callbacks: list[ms.Callback]
-    ) -> None:
-        timed = [*callbacks[:-1], StepTimes(self.times_path), callbacks[-1]]
-        super()._online_train(network, stream, timed)
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the trainer; returns its exit code."""
-    TimedTrainer.times_path = Path(argv[0])
-    setattr(trainer_service, "Trainer", TimedTrainer)  # noqa: B010 - what run_trainer makes
+    path = Path(argv[0])
+    setattr(trainer_module, "StepTimer", lambda: StepTimes(path))  # noqa: B010 - Trainer's timer
     return online_train.main(argv[1:])
 
 

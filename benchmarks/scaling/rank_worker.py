@@ -28,7 +28,7 @@ from src.ranks.group import Ranks, meet, serve_as_scheduler
 from src.ranks.placement import Role, placement_of
 from src.ranks.rounds import Lockstep
 from src.ranks.train_step import RankTrainStep
-from src.trainer.many_ranks import packed
+from src.trainer.step_together import packed
 
 SEED = 11
 WARM_UP = 3

@@ -17,7 +17,6 @@ from typing import Any, Callable, Optional, cast
 import numpy as np
 from mindspore.dataset import GeneratorDataset
 from mindspore.dataset import config as dataset_config
-from src.trainer.train import COLUMN_NAMES, READ_AHEAD_BATCHES
 
 from benchmarks.documented.dataset import RowDataset, row_batches
 from benchmarks.inputs import dictionary_files, lines
@@ -32,7 +31,11 @@ from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.rows.parsing import parse_messages
 from src.stream.position import Position
+from src.trainer.admission import StreamStart
+from src.trainer.admission import StreamStart
 from src.trainer.dataset import UNBOUNDED_LENGTH, StreamingDataset
+from src.trainer.service import READ_AHEAD_BATCHES
+from src.trainer.service import READ_AHEAD_BATCHES
 
 SESSION = 1
 DOCUMENTED_SHARE = 10  # the documented way gets the first tenth of the rows
@@ -126,7 +129,8 @@ def read_own(windows: Sequence[Array], batch_size: int, count: int) -> Reading:
     """This project's batches, in the pipeline that ``online_train`` makes."""
     flag = StopFlag()
     receiver = cast(WindowReceiver, WindowsAtHand(windows))
-    stream = StreamingDataset(lambda: receiver, Position({0: 0}), SESSION, batch_size, flag)
+    start = StreamStart(Position({0: 0}), SESSION)
+    stream = StreamingDataset(receiver, start, batch_size, flag, attach=lambda: None)
     return _read(_whole_batches(stream), flag, count)
 
 
@@ -138,7 +142,7 @@ def read_ready(batch: Batch, count: int) -> Reading:
 def _whole_batches(source: Any) -> Any:
     dataset_config.set_prefetch_size(READ_AHEAD_BATCHES)
     return GeneratorDataset(
-        source, COLUMN_NAMES, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
+        source, column_names=["id", "weight", "label"], shuffle=False, python_multiprocessing=False
     )
 
 

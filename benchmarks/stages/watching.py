@@ -136,7 +136,7 @@ def _always(progress: TrainingProgress, batches: Batches) -> list[ms.Callback]:
     """What the trainer calls after a step, watched or not."""
     return [
         LedgerCallBack(progress, KnownBatches(batches), ""),
-        LossCallBack(progress, "", prints=False),
+        LossCallBack(progress, ""),
     ]
 
 

@@ -13,13 +13,13 @@ RANK_PREFIX = re.compile(r"\[worker \d+\] ")
 
 @dataclass
 class LossLines:
-    """What the trainer's stdout has said.
+    """The loss lines so far.
 
     Attributes:
         wide: wide_loss of each step, as printed.
         deep: deep_loss of each step, as printed.
-        first_at: When the first one came, on a monotonic clock, seconds.
-        last_at: When the last one came.
+        first_at: Time of the first line on a monotonic clock, seconds.
+        last_at: Time of the last line.
     """
 
     wide: list[str] = field(default_factory=list)
@@ -29,11 +29,11 @@ class LossLines:
 
     @property
     def steps(self) -> int:
-        """Loss lines seen."""
+        """Number of loss lines."""
         return len(self.wide)
 
     def take(self, line: str) -> None:
-        """Shows a line and remembers what it says."""
+        """Prints a line, and keeps its losses if it is a loss line."""
         print(line, flush=True)
         match = LOSS_LINE.fullmatch(RANK_PREFIX.sub("", line))
         if match is None:
@@ -44,12 +44,12 @@ class LossLines:
         self.deep.append(match[2])
 
     def rows_per_second(self, batch_size: int) -> float:
-        """Rows trained a second, from the first step's end to the last one's."""
+        """Rows trained per second, from the end of the first step to that of the last."""
         seconds = self.last_at - self.first_at
         return (self.steps - 1) * batch_size / seconds if seconds > 0 else 0.0
 
     def sum_up(self) -> str:
-        """The first and last losses, and the means of some steps at either end."""
+        """The first and last losses, and the means of some steps at both ends."""
         parts = []
         for name, losses in (("wide_loss", self.wide), ("deep_loss", self.deep)):
             ends = losses[:MEAN_STEPS], losses[-MEAN_STEPS:]

@@ -1,4 +1,4 @@
-"""What a run is asked to do."""
+"""What the flags of a run ask for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUN_NAME = re.compile(r"demo_[0-9a-f]{8}")
 
 
 class DemoError(RuntimeError):
-    """The demo can't go on; the message says why."""
+    """The demo can't continue; the message holds the reason."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Plan:
 
     Attributes:
         data: A Criteo file, None for made rows.
-        history_rows: Rows the dictionaries are made from; None for the default.
+        history_rows: Rows from which the dictionaries are made; None for the default.
         rows: Rows to stream; None for the default.
         steps: Steps to train; None for all rows.
         warm_start_epochs: Passes over the history before the stream.
-        ranks: Over how many ranks it is trained.
-        launcher: Which script starts them, where there are several.
+        ranks: Number of ranks that train.
+        launcher: Key in LAUNCHERS of the script that starts several ranks.
         work_dir: Folder for rows, dictionaries, logs and the broker's data.
         trainer_flags: Flags of online_train.py, the run's own names first.
-        config: What online_train.py will make of them.
+        config: The configuration that online_train.py reads from them.
     """
 
     data: Path | None

@@ -1,4 +1,4 @@
-"""The rows of a run: those that the dictionaries are made from, and those that are streamed."""
+"""The rows of a run: some for the dictionaries, the others for the stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Stream:
         rows: Rows in all of them.
         steps: Steps to train.
         made: The dictionaries.
-        history: Holds the rows that they were made from, at its beginning.
+        history: Its first rows are those that the dictionaries were made from.
     """
 
     files: Sequence[Path]
@@ -65,7 +65,8 @@ def prepare(plan: Plan) -> Stream:
             f"{plan.rows_per_step} rows"
         )
     made = process(
-        *([history], plan.work_dir),
+        [history],
+        plan.work_dir,
         vocab_size=plan.config.vocab_size,
         keep_most_frequent=True,
         rows=history_rows,
@@ -76,16 +77,16 @@ def prepare(plan: Plan) -> Stream:
 
 
 def split_rows(data: Path, skip: int, limit: int | None, files: Sequence[Path]) -> int:
-    """Deals a file's rows to several files in turn, so that each keeps the order.
+    """Distributes a file's rows round-robin over several files; each keeps the order.
 
     Args:
         data: The file.
-        skip: Rows at its beginning to leave out.
-        limit: The most rows to deal, None for no limit.
-        files: Where to.
+        skip: Rows to skip at the beginning.
+        limit: Largest number of rows to distribute, None for no limit.
+        files: The files to write.
 
     Returns:
-        How many rows were dealt.
+        How many rows were distributed.
     """
     rows = 0
     with contextlib.ExitStack() as stack:

@@ -30,10 +30,10 @@ logger = logging.getLogger("quickstart")
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 # Waits, in seconds.
-JOIN_SECONDS = 180.0  # until consumer and trainer have met: both import much first
+JOIN_SECONDS = 180.0  # until consumer and trainer are connected: both import for seconds first
 PROGRESS_SECONDS = 10.0
 
-MET = re.compile(r"trainer session \d+: back to")
+CONNECTED = re.compile(r"trainer session \d+: back to")
 PRODUCED = re.compile(r"produced (\d+) rows")
 CONSUMED = re.compile(r"consumed (\d+) windows, \d+ rows, (\d+) bad rows")
 TRAINED = re.compile(r"trained (\d+) steps, (\d+) rows")
@@ -41,17 +41,17 @@ SCORED = re.compile(r"all \d+ rows: (AUC \S+, log loss [\d.?]+)")
 SAVED = re.compile(r"checkpoint (.+) at position")
 
 
-class Interrupted(Exception):  # noqa: N818 - a stop that was asked for is no error
-    """A signal asked for a stop."""
+class Interrupted(Exception):  # noqa: N818 - a requested stop is no error
+    """A signal requested a stop."""
 
 
 class Demo:
-    """One run, which stops what it started however it ends.
+    """One run; it stops what it started, however it ends.
 
     Args:
         plan: What to run.
-        stream: On which rows.
-        flag: Asks for an early end.
+        stream: The rows to stream.
+        flag: Set to end the run early.
     """
 
     def __init__(self, plan: Plan, stream: Stream, flag: StopFlag) -> None:
@@ -66,7 +66,7 @@ class Demo:
         """Runs the flow and stops everything.
 
         Returns:
-            The line that sums it up.
+            The line that sums the run up.
 
         Raises:
             DemoError, ServiceError, TopicError, OSError: It failed.
@@ -76,7 +76,7 @@ class Demo:
             init_ckpt = self._warm_start()
             self._start_services()
             consumer, trainer = self._start_consumer(), self._start_trainer(init_ckpt)
-            self._wait(lambda: consumer.found(MET) is not None, "the trainer", JOIN_SECONDS)
+            self._wait(lambda: consumer.found(CONNECTED) is not None, "the trainer", JOIN_SECONDS)
             producer = self._start_producer()
             self._wait(lambda: trainer.code is not None, "the last step")
             for script in (trainer, producer, consumer):
@@ -86,22 +86,22 @@ class Demo:
     def _start_services(self) -> None:
         config, folder = self._plan.config, self._plan.work_dir / "kafka"
         host, _, port = config.bootstrap_servers.rpartition(":")
-        kafka_is_ours = False
+        started_kafka = False
         if host in LOCAL_HOSTS and port.isdigit():
             if int(port) not in listening_ports():
                 shutil.rmtree(folder, ignore_errors=True)  # rows of earlier runs
-            logger.info("starting Kafka and the yr engine unless they are there, up to 15 s")
+            logger.info("starting Kafka and the yr engine unless they run already, up to 15 s")
             kafka = self._started.enter_context(KafkaService(folder, int(port)))
-            kafka_is_ours = kafka.started_here
+            started_kafka = kafka.started_here
         self._check()
         self._started.enter_context(EngineService(config.address))
         self._check()
         ensure_topic(config.bootstrap_servers, config.topic, 2, 1)
-        if self._plan.topic_is_ours and not kafka_is_ours:
+        if self._plan.topic_is_ours and not started_kafka:
             self._started.callback(_delete_topic, config.bootstrap_servers, config.topic)
 
     def _warm_start(self) -> list[str]:
-        """Trains on the history, if that was asked for; returns the trainer's flag for it."""
+        """Trains on the history if the plan asks for it; returns the trainer's flag."""
         plan, folder = self._plan, self._plan.work_dir / "warm_start"
         if not plan.warm_start_epochs:
             return []
@@ -148,7 +148,12 @@ class Demo:
         scheduler = [address, str(free_port())] if plan.launcher == "network" else []
         return self._start(
             LAUNCHERS[plan.launcher],
-            *(str(plan.ranks), *scheduler, address, f"--logs={logs}", "--", *flags),
+            str(plan.ranks),
+            *scheduler,
+            address,
+            f"--logs={logs}",
+            "--",
+            *flags,
             on_line=self._lines.take,
         )
 
@@ -174,20 +179,20 @@ class Demo:
     def _wait(
         self, condition: Callable[[], bool], what: str, timeout: float = float("inf")
     ) -> None:
-        """Waits, says now and then how far things are, and fails when a script does."""
-        began = said = time.monotonic()
+        """Waits, logs the number of steps now and then, and fails when a script does."""
+        began = logged = time.monotonic()
         while not condition():
             self._check()
             now = time.monotonic()
             if now - began > timeout:
                 raise DemoError(f"no sign of {what} after {timeout:.0f} s")
-            if now - said > PROGRESS_SECONDS:
-                said = now
+            if now - logged > PROGRESS_SECONDS:
+                logged = now
                 logger.info("waiting for %s, %d steps are done", what, self._lines.steps)
             self._flag.wait(0.1)
 
     def _check(self) -> None:
-        """Raises when a stop was asked for or a script has ended that should not have."""
+        """Raises when a stop was requested, or when a script ended too early."""
         if self._flag.is_set():
             raise Interrupted(self._flag.reason)
         for script in self._scripts:
@@ -203,7 +208,7 @@ class Demo:
         trained, saved = trainer.found(TRAINED), trainer.found(SAVED)
         scored = trainer.found(SCORED)
         if not (produced and consumed and trained and saved and scored and self._lines.steps):
-            raise DemoError(f"nothing was trained; {trainer.log_path} may say why")
+            raise DemoError(f"nothing was trained; the reason may be in {trainer.log_path}")
         bad = f" and {consumed[2]} bad rows" if consumed[2] != "0" else ""
         return (
             f"produced {produced[1]} rows, consumed {consumed[1]} windows{bad}, "
@@ -226,7 +231,7 @@ def _failure(script: Script) -> DemoError:
 
 
 def remove_earlier_demos(folder: Path) -> None:
-    """Removes the checkpoints that earlier demos have left: set aside, each would stay for good."""
+    """Removes checkpoints of earlier demos, which would else be set aside and stay for ever."""
     for manifest in folder.glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             if RUN_NAME.fullmatch(json.loads(manifest.read_bytes())["topic"]):
@@ -235,7 +240,7 @@ def remove_earlier_demos(folder: Path) -> None:
 
 
 def _delete_topic(bootstrap_servers: str, topic: str) -> None:
-    """Leaves no topic of ours on a broker that is not ours."""
+    """Removes the run's topic from a broker that was not started here."""
     try:
         with contextlib.closing(
             KafkaAdminClient(bootstrap_servers=bootstrap_servers.split(","))

@@ -24,15 +24,15 @@ STOP_SECONDS = 60.0  # the trainer may be writing a checkpoint
 class Script:
     """A script of the repository in a process of its own, its output in a log file.
 
-    Ctrl-C in the terminal does not reach it, so that it can be stopped in the right order; if this
-    process is killed, it is told to stop.
+    Ctrl-C in the terminal does not reach it, so that scripts can be stopped in the right order. If
+    this process is killed, the script gets SIGTERM.
 
     Args:
-        name: Which script: a launcher's ``*.sh``, or a Python script without ".py".
+        name: A launcher's ``*.sh``, or a Python script's name without ".py".
         flags: Its flags.
-        log_path: File for its stderr, and its stdout unless that is wanted line by line.
-        on_line: Called in a thread of its own with each line of stdout.
-        cwd: The folder it runs in.
+        log_path: File for its stderr, and for its stdout unless ``on_line`` is given.
+        on_line: Called in a thread with each line of stdout.
+        cwd: Its working directory.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Script:
         return self.process.poll()
 
     def log(self) -> str:
-        """What it has logged so far."""
+        """Its log so far."""
         return self.log_path.read_text(errors="replace")
 
     def found(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
@@ -79,7 +79,7 @@ class Script:
         return code
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = STOP_SECONDS) -> int:
-        """Asks it to end, kills it and its children if it does not, and returns the exit code."""
+        """Ends it by a signal, or with its children by SIGKILL; returns the exit code."""
         if self.code is None:
             self.process.send_signal(number)
         try:
@@ -98,7 +98,7 @@ class Script:
 
 
 def _command(name: str) -> list[str]:
-    """How a script is run: a launcher by bash, else by this Python."""
+    """The command of a script: bash runs a launcher, this Python runs the others."""
     if name.endswith(".sh"):
         return ["bash", str(ROOT / name)]
     return [sys.executable, str(ROOT / f"{name}.py")]

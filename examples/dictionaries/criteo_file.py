@@ -31,7 +31,7 @@ def read_blocks(
     Args:
         path: The file: 40 tab-separated fields a line, no header; lines may end in CR LF.
         rows: Stop after this many rows.
-        block_bytes: Least size of a block, the last one aside.
+        block_bytes: Least size of every block but the last.
 
     Yields:
         (a table of the 40 columns, bytes read for it); the label and the dense columns are int64,
@@ -79,7 +79,7 @@ def _read_block(data: bytes, path: PathLike, first_line: int) -> pa.Table:
             if fault is None:
                 return table.set_column(0, LABEL, table[LABEL].cast(pa.int64()))
     except pa.ArrowInvalid:
-        pass  # the message knows neither the file's line nor the column's name
+        pass  # the message names neither the file's line nor the column
     last_line = first_line + lines - 1
     raise DataError(
         fault
@@ -93,9 +93,9 @@ def _holds_labels(label: pa.ChunkedArray) -> bool:
 
 
 def _may_be_misread(data: bytes) -> bool:
-    """Whether the CSV reader may have been kinder than the format.
+    """Whether the CSV reader may have accepted what the format does not allow.
 
-    It trims blanks around a number, reads 0x10 and swallows a byte order mark.
+    It trims blanks around a number, reads 0x10 and drops a byte order mark.
     """
     return any(mark in data for mark in (b" ", b"x", b"X")) or data.startswith(codecs.BOM_UTF8)
 

@@ -33,7 +33,7 @@ class Processed:
         max_dict: File of the largest value of each dense column.
         min_dict: File of the smallest value of each dense column.
         map_dict: File of the ids.
-        profile: File of what the rows look like, see ``drift.Profile``.
+        profile: File of the rows' distribution, see ``drift.Profile``.
     """
 
     rows: int
@@ -58,8 +58,8 @@ def process(
     Args:
         paths: Criteo files without a header, read in this order.
         output_dir: Folder of the files; made if it is not there.
-        min_count: A value needs to be seen more often than this to get an id.
-        vocab_size: The most ids there may be.
+        min_count: A value that occurs more often than this gets an id.
+        vocab_size: Largest number of ids.
         keep_most_frequent: Drop the least frequent values if there are too many.
         rows: Read only the first rows of all files together.
         show_progress: Show a progress bar on a terminal.

@@ -20,13 +20,13 @@ from src.watching.metrics import ProgressiveMetrics, Scores
 
 @dataclass
 class Evaluation:
-    """What came out.
+    """The result.
 
     Attributes:
         metrics: The scores of the good rows.
-        oov: int64[26], rows out of vocabulary by column, the missing ones among them.
+        oov: int64[26], rows out of vocabulary by column, missing values included.
         missing: int64[26], rows without a value by column.
-        bad_rows: Lines that are no rows.
+        bad_rows: Lines that are not rows.
     """
 
     metrics: ProgressiveMetrics = field(default_factory=lambda: ProgressiveMetrics(1))
@@ -43,10 +43,10 @@ def evaluate(scorer: Scorer, data: Path, skip: int, limit: int | None) -> Evalua
     """Scores the rows of a file.
 
     Args:
-        scorer: Scores them.
+        scorer: The model and its features.
         data: The file.
-        skip: Lines at its beginning to leave out.
-        limit: The most lines to read, None for all.
+        skip: Lines to skip at the beginning.
+        limit: Largest number of lines to read, None for all.
 
     Raises:
         RowFileError: The file has a header.
@@ -66,7 +66,7 @@ def evaluate(scorer: Scorer, data: Path, skip: int, limit: int | None) -> Evalua
 
 
 def _logits(model: WideDeepModel, ids: Array, weights: Array) -> Array:
-    """float32[rows, 1]; short batches are filled up, for a graph is compiled for each shape."""
+    """float32[rows, 1]; short batches are padded, as each shape would compile a graph."""
     missing = ((0, BLOCK_ROWS - len(ids)), (0, 0))
     logit = model(*(ms.Tensor(np.pad(values, missing)) for values in (ids, weights)))
     found: Array = logit.asnumpy()[: len(ids)]

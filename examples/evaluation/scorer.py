@@ -32,13 +32,13 @@ class EvaluationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Scorer:
-    """What scores rows.
+    """Scores rows with the model of a checkpoint.
 
     Attributes:
-        model: Of a checkpoint.
-        features: Makes ids and weights as the consumer made them for it.
-        vocabulary: The ids that it gave to values that the dictionaries lack; None where it gave
-            none.
+        model: The model.
+        features: Makes ids and weights as the consumer made them for the model.
+        vocabulary: The ids of values that the dictionaries lack; None where the vocabulary does
+            not grow.
     """
 
     model: WideDeepModel
@@ -56,12 +56,12 @@ class Scorer:
 
 
 def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
-    """The model of a checkpoint, whose shape is that of the weights, and what its rows look like.
+    """The scorer of a checkpoint; the model's shape is taken from the weights.
 
     Args:
         ckpt: A .ckpt file, with its manifest beside it or without, or a folder of units.
-        prefix: How the names of the units in a folder begin.
-        dictionaries: What the rows' ids will be made with.
+        prefix: Prefix of the units' names in a folder.
+        dictionaries: Map values to ids.
 
     Raises:
         EvaluationError, CheckpointError: There is none, or it is of other dictionaries.
@@ -69,18 +69,18 @@ def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
     """
     unit = _find_unit(ckpt, prefix)
     path = unit.path if unit is not None else ckpt
-    told = unit.model if unit is not None else {}
+    described = unit.model if unit is not None else {}
     try:
         saved = ms.load_checkpoint(str(path))
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: {' '.join(str(error).split())[:200]}") from None
-    model = WideDeepModel(_config_of(path, saved, told))
+    model = WideDeepModel(_config_of(path, saved, described))
     vocab_size = model.config.vocab_size
     if dictionaries.vocab_size_needed > vocab_size:
         raise EvaluationError(
             f"the dictionaries need {dictionaries.vocab_size_needed} ids, {path} has {vocab_size}"
         )
-    transform = str(told.get("dense_transform", "minmax"))
+    transform = str(described.get("dense_transform", "minmax"))
     features = FeatureBuilder(dictionaries, transform, vocab_size)
     if unit is not None and unit.dictionaries != features.fingerprint:
         raise EvaluationError(
@@ -97,14 +97,14 @@ def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
 def _vocabulary(saved: Mapping[str, Any]) -> Vocabulary | None:
     if VOCABULARY not in saved:
         return None
-    # It is looked up only: how it would grow is of no account.
+    # Values are only looked up, so the settings for growth do not matter.
     return Vocabulary.load(saved[VOCABULARY].asnumpy().tobytes(), GrowthSettings(1, 1))
 
 
 def _find_unit(ckpt: Path, prefix: str) -> Unit | None:
-    """The unit meant; None for a .ckpt file without a manifest."""
+    """The unit of a path; None for a .ckpt file without a manifest."""
     if ckpt.is_dir():
-        # Not the store's own: that clears away what a running trainer may be writing.
+        # Not CheckpointStore.newest: that removes the files that a running trainer may be writing.
         unit = newest_unit(ckpt, prefix)
         if unit is None:
             raise EvaluationError(f"there is no valid checkpoint {prefix}-1_... in {ckpt}")

@@ -26,10 +26,10 @@ class Panel:
 
     Attributes:
         name: The picture's name.
-        title: What it shows.
-        unit: On the y axis.
-        curves: What is drawn, by label; "" for a single one.
-        reference: A level to compare with.
+        title: The picture's title.
+        unit: Unit of the y axis.
+        curves: Reads each curve's value from a report, by label; "" for a single curve.
+        reference: A level drawn for comparison.
         from_zero: Whether the y axis begins at 0.
     """
 
@@ -103,7 +103,7 @@ def draw(panel: Panel, runs: Sequence[Run]) -> Figure | None:
                 continue
             drawn += 1
             name = _label(run.name if len(runs) > 1 else "", label)
-            # A single run's curves differ by colour, those of several runs by dash.
+            # Curves of a single run differ by colour, those of several runs by line style.
             color = COLORS[(number if len(runs) > 1 else place) % len(COLORS)]
             style = {
                 "color": color,
@@ -124,7 +124,7 @@ def draw(panel: Panel, runs: Sequence[Run]) -> Figure | None:
 
 
 def _thinned(lines: list[Line]) -> list[Line]:
-    """Every so many lines, the last one among them."""
+    """At most MAX_POINTS lines at equal distances, the last one included."""
     every = -(-len(lines) // MAX_POINTS)
     return lines[(len(lines) - 1) % every :: every]
 

@@ -16,7 +16,7 @@ Line = dict[str, Any]
 
 
 class ReportError(RuntimeError):
-    """There is nothing to draw; one line says why."""
+    """There is nothing to draw; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Run:
     """The lines of one metrics file, by step.
 
     Attributes:
-        name: What it is called on the page.
+        name: Its name on the page.
         lines: The JSON lines, oldest first.
     """
 
@@ -50,13 +50,13 @@ def value_of(*keys: str, factor: float = 1.0) -> Callable[[Line], float | None]:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a metrics file and what was moved aside of it.
+    """Reads a metrics file and its rotated files.
 
     Raises:
         ReportError: There are no lines, or a file can't be read.
     """
     lines: list[Line] = []
-    for part in [*_moved_aside(path), path]:
+    for part in [*_rotated(path), path]:
         try:
             text = part.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -68,7 +68,7 @@ def read_run(path: Path) -> Run:
     return Run(str(path), kept)
 
 
-def _moved_aside(path: Path) -> list[Path]:
+def _rotated(path: Path) -> list[Path]:
     """The rotated files, oldest first."""
     numbered = {
         int(other.name[len(path.name) + 1 :]): other
@@ -92,7 +92,7 @@ def _parse(path: Path, text: str) -> Iterable[Line]:
 
 
 def without_undone_steps(lines: Iterable[Line]) -> list[Line]:
-    """Leaves out what was reported beyond a checkpoint that a later trainer went back to."""
+    """Leaves out the reports after a checkpoint to which a later trainer returned."""
     kept: list[Line] = []
     for line in lines:
         while kept and kept[-1]["step"] >= line["step"]:

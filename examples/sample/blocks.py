@@ -116,9 +116,10 @@ def _make_block(number: int, seed: int) -> Block:
         logit += linear_logit(place, value, row)
         tokens.append((value, there))
     for one, other, effect in INTERACTIONS:
-        logit += np.float32(effect) * interaction_logit(
-            *((place, tokens[place][0]) for place in map(CATEGORICAL_COLUMNS.index, (one, other)))
+        left, right = (
+            (place, tokens[place][0]) for place in map(CATEGORICAL_COLUMNS.index, (one, other))
         )
+        logit += np.float32(effect) * interaction_logit(left, right)
     probability = 1 / (1 + np.exp(-logit))
     label = (draws[0] >> np.uint64(11)) * 2.0**-53 < probability
     return Block(label, probability, dense, tokens)

@@ -36,7 +36,7 @@ def make_rows(start_row: int, rows: int, seed: int = 0) -> pa.Table:
 
 
 def click_probabilities(start_row: int, rows: int, seed: int = 0) -> npt.NDArray[np.float64]:
-    """The true probability that each of these rows is clicked: what the best model would say.
+    """The true probability that each of these rows is clicked: the best possible prediction.
 
     Args:
         start_row: As in ``make_rows``.
@@ -57,7 +57,7 @@ def write_sample(
     start_row: int = 0,
     show_progress: bool = False,
 ) -> None:
-    """Writes rows into files, in turn if there are several; a file appears when it is whole.
+    """Writes rows into files, round-robin if there are several; a file appears when it is whole.
 
     Args:
         paths: The files; row ``start_row + i`` goes to file ``i % len(paths)``.

@@ -17,7 +17,7 @@ class ServiceError(RuntimeError):
 
 
 class ProcessId(NamedTuple):
-    """A process as a number that may be used again and a start time that tells whether it was."""
+    """A process by its number and its start time, as the number alone may be used again."""
 
     pid: int
     create_time: float  # seconds since the epoch

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 ENGINE_COMMAND_TIMEOUT = 120.0
 ENGINE_SETTLE_TIMEOUT = 20.0
 
-# Some of the ports the engine always listens on. Not among them: the ones other programs like too.
+# Some of the ports that the engine always listens on, without those that other programs use too.
 ENGINE_PORTS = {
     21003: "bus proxy",
     12123: "data system master",
@@ -32,11 +32,11 @@ ENGINE_PORTS = {
     32379: "etcd",
 }
 ENGINE_PATH = "mindpandas/dist_executor/modules/"  # every daemon's executable lies under it
-ENGINE_CPUS = 8  # an actor asks for half a core or more, however little it does
-ENGINE_STORE_MB = 2048  # shared memory for windows under way; a window of 1000 rows takes 0.4 MB
+ENGINE_CPUS = 8  # an actor reserves half a core or more, however little it does
+ENGINE_STORE_MB = 2048  # shared memory for windows on the channel; 1000 rows take 0.4 MB
 
-# Run beside an engine that was started in code: when the pipe from the starting process closes
-# with nothing in it, that process was killed, and the engine is stopped in its place.
+# Runs beside an engine that was started in code. When the pipe from the starting process closes
+# and is empty, that process was killed: the guard then stops the engine.
 ENGINE_GUARD = textwrap.dedent(
     """
     import os, subprocess, sys
@@ -51,13 +51,14 @@ class EngineService:
     """The yr engine of MindPandas; there can be one on a host, as its ports are fixed.
 
     If one is running already it is used and never stopped. The engine's logs go to
-    ``~/mindpandas/log``. Actors import modules from the folder the engine was started in, so it is
-    started in the root of this repository.
+    ``~/mindpandas/log``. The engine is started in the root of this repository, as actors import
+    modules from the folder it was started in.
 
     Args:
-        address: the address the engine's daemons listen on and clients name.
-        cpu: number of CPUs the engine believes in; at least 8 if None, as idle actors take a share.
-        detached: let the engine outlive this process (else it is stopped when this process dies).
+        address: the address that the engine's daemons listen on and that clients connect to.
+        cpu: number of CPUs that the engine may give to actors; at least 8 if None, as idle actors
+            reserve a share.
+        detached: whether the engine outlives this process; else it is stopped with it.
 
     Attributes:
         started_here: whether the running engine was started by this object.
@@ -113,13 +114,15 @@ class EngineService:
         self.stop()
 
     def _find_running(self) -> bool:
-        """Returns whether an engine runs; removes the remains of one that does so no more."""
+        """Returns whether an engine runs; removes the remains of one that has ended."""
         if not engine_processes():
             taken = sorted(listening_ports() & set(ENGINE_PORTS))
             if taken:
-                raise ServiceError(f"the yr engine needs port {taken[0]}, another program has it")
+                raise ServiceError(
+                    f"the yr engine needs port {taken[0]}, which another program uses"
+                )
             return False
-        # Not all ports are there while another process starts it.
+        # While another process starts it, not all ports are open yet.
         if wait_until(engine_is_running, ENGINE_SETTLE_TIMEOUT, 0.5):
             logger.info("using the yr engine that is running")
             return True
@@ -176,7 +179,7 @@ def stop_engine() -> None:
     output = _yrctl("stop")
     if wait_until(lambda: not engine_processes(), ENGINE_SETTLE_TIMEOUT):
         return
-    for process in engine_processes():  # the remains of a start that went wrong, mostly
+    for process in engine_processes():  # mostly the remains of a start that failed
         logger.warning("`yrctl stop` left %s running: killing it", process.info["cmdline"][0])
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -202,13 +205,13 @@ def _engine_environment() -> dict[str, str]:
         **os.environ,
         "PATH": path,  # yrctl's scripts call `python` and want it to be this one
     }
-    # `yrctl stop` looks for its daemons in what ps prints, which ends at the column named here.
+    # `yrctl stop` finds its daemons in the output of ps, which COLUMNS would cut short.
     environment.pop("COLUMNS", None)
     return environment
 
 
 def _yrctl(*arguments: str) -> str:
-    """Runs yrctl in the repository's root and returns the end of what it said."""
+    """Runs yrctl in the repository's root and returns the end of its output."""
     with tempfile.TemporaryFile() as output:  # a pipe would stay open as long as the daemons live
         try:
             code = subprocess.run(
@@ -225,7 +228,7 @@ def _yrctl(*arguments: str) -> str:
         except subprocess.TimeoutExpired:
             code = -1
         output.seek(0)
-        said = "\n".join(output.read().decode(errors="replace").splitlines()[-25:])
+        tail = "\n".join(output.read().decode(errors="replace").splitlines()[-25:])
     if code != 0:
-        raise ServiceError(f"`yrctl {' '.join(arguments)}` failed (exit code {code}):\n{said}")
-    return said
+        raise ServiceError(f"`yrctl {' '.join(arguments)}` failed (exit code {code}):\n{tail}")
+    return tail

@@ -59,9 +59,9 @@ JVM_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSeria
 
 
 def broker_answers(bootstrap_servers: str, timeout: float = 5.0) -> bool:
-    """Asks for the cluster's brokers; returns whether at least one has taken up its work.
+    """Asks for the cluster's brokers; returns whether at least one is at work.
 
-    It speaks the protocol itself: a client library would log every refusal and leave sockets open.
+    It writes the request itself: a client library would log every refusal and leave sockets open.
 
     Args:
         bootstrap_servers: ``host:port`` of the broker.
@@ -84,13 +84,13 @@ def broker_answers(bootstrap_servers: str, timeout: float = 5.0) -> bool:
 class KafkaService:
     """One Apache Kafka broker in KRaft mode, with its data in a private folder.
 
-    It listens on 127.0.0.1 only and starts again on the data it left, whether it was stopped or
-    killed. If a broker answers at the port already, that one is used and never stopped.
+    It listens on 127.0.0.1 only. After a stop or a kill it starts again on the same data. If a
+    broker answers at the port already, that one is used and never stopped.
 
     Args:
         data_dir: folder for the broker's data, configuration and log (at most 30 MB).
         port: the port clients connect to.
-        detached: let the broker outlive this process (else it is killed with it).
+        detached: whether the broker outlives this process; else it is killed with it.
         jars_dir: folder with Kafka's jars, as ``make setup`` fetches them.
 
     Attributes:
@@ -151,7 +151,7 @@ class KafkaService:
         logger.info("started Kafka at %s", self.bootstrap_servers)
 
     def stop(self) -> None:
-        """Ends the broker if it was started here, orderly, or by force after 20 s."""
+        """Ends the broker if it was started here: by SIGTERM, and by SIGKILL after 20 s."""
         if self._process is None:
             return
         self._process.terminate()
@@ -209,7 +209,7 @@ class KafkaService:
         (self.data_dir / "log4j.properties").write_text(KAFKA_LOG4J.format(**values))
 
     def _format_storage(self) -> None:
-        """Gives the data folder its identity, once: without it the broker refuses to start."""
+        """Formats the data folder once: without its identity the broker refuses to start."""
         if (self.data_dir / "kafka-data" / "meta.properties").exists():
             return
         cluster_id = "b25saW5lLWxlYXJuaW5nIQ"  # any 16 bytes in base64 do
@@ -227,7 +227,7 @@ class KafkaService:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the terminal is for us, we stop it orderly
+                start_new_session=True,  # Ctrl-C in the terminal must not reach it: stop() ends it
                 preexec_fn=None if self.detached else ended_with_parent(),
             )
 
@@ -248,5 +248,5 @@ class KafkaService:
         )
 
     def _last_output(self) -> str:
-        """What the broker said last: on its console if it said anything there, else in its log."""
+        """The last lines of the broker's console output, or of its log where there are none."""
         return last_lines(self.data_dir / "kafka.out") or last_lines(self.data_dir / "kafka.log")

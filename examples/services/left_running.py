@@ -23,33 +23,33 @@ logger = logging.getLogger(__name__)
 
 
 class StartedRecord:
-    """Notes in a file which processes `up` started, so that `down` stops those and no others."""
+    """A file that names the processes that `up` started, so that `down` stops no others."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, pids: Sequence[int]) -> None:
-        """Notes running processes."""
+        """Records running processes."""
         self.path.write_text(json.dumps([ProcessId.of(pid) for pid in pids]))
 
     def processes(self) -> list[psutil.Process]:
-        """Returns the noted processes that still run."""
+        """Returns the recorded processes that still run."""
         if not self.path.exists():
             return []
-        noted = (ProcessId(*fields) for fields in json.loads(self.path.read_text()))
-        return [process for process in (each.process() for each in noted) if process]
+        recorded = (ProcessId(*fields) for fields in json.loads(self.path.read_text()))
+        return [process for process in (each.process() for each in recorded) if process]
 
     def clear(self) -> None:
-        """Forgets what was noted."""
+        """Removes the record."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
 
 class LocalServices:
-    """Both services as the command line handles them: left running, noted in files.
+    """Both services as the command line handles them: left running, and recorded in files.
 
     Args:
-        data_dir: folder for Kafka's data and the notes.
+        data_dir: folder of Kafka's data and of the records.
         kafka_port: the broker's port.
         address: the engine's address.
     """
@@ -71,7 +71,7 @@ class LocalServices:
             self._engine_record.write([process.pid for process in engine_processes()])
 
     def down(self) -> None:
-        """Stops what `up` started, as far as it still runs."""
+        """Stops those services that `up` started and that still run."""
         if self._engine_record.processes():
             stop_engine()
             logger.info("stopped the yr engine")
@@ -85,7 +85,7 @@ class LocalServices:
         self._kafka_record.clear()
 
     def status(self) -> bool:
-        """Logs what runs; returns whether both do."""
+        """Logs which services run; returns whether both do."""
         kafka_runs = broker_answers(self.kafka.bootstrap_servers)
         engine_runs = engine_is_running()
         for name, runs in (

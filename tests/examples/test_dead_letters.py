@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Optional
 
 import pytest
 from hypothesis import given
@@ -26,26 +25,26 @@ from src.stream.replay import Correction
 MOMENT = datetime(2026, 11, 24, 10, 0, 0, tzinfo=timezone.utc)
 
 
-def letter(value: Optional[bytes], column: str = "row", reason: str = "bad: b'x'") -> DeadLetter:
+def dead_letter(value: bytes | None, column: str = "row", reason: str = "bad: b'x'") -> DeadLetter:
     return DeadLetter("clicks", 1, 42, value, column, reason, MOMENT)
 
 
 @given(st.one_of(st.none(), st.binary(max_size=60), st.text().map(str.encode)))
-def test_a_line_gives_back_the_very_bytes(value: Optional[bytes]) -> None:
-    line = to_json(letter(value)).encode()
+def test_a_line_gives_back_the_very_bytes(value: bytes | None) -> None:
+    line = to_json(dead_letter(value)).encode()
     assert b"\n" not in line
     assert correction_from_json(line) == Correction("clicks:1:42", value)
 
 
 def test_a_line_says_origin_column_reason_and_time_and_text_as_text() -> None:
-    assert json.loads(to_json(letter("1\tä".encode()))) == {
+    assert json.loads(to_json(dead_letter("1\tä".encode()))) == {
         "origin": "clicks:1:42",
         "column": "row",
         "reason": "bad: b'x'",
         "time": "2026-11-24T10:00:00.000+00:00",
         "value": "1\tä",
     }
-    assert json.loads(to_json(letter(b"\xff")))["value_base64"] == "/w=="
+    assert json.loads(to_json(dead_letter(b"\xff")))["value_base64"] == "/w=="
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,9 @@ def test_a_line_that_is_no_correction_is_refused_by_name(line: bytes, reason: st
 
 def test_a_file_gives_its_corrections_and_names_the_lines_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
-    path.write_bytes(to_json(letter(b"x")).encode() + b"\n\n{\n" + to_json(letter(None)).encode())
+    path.write_bytes(
+        to_json(dead_letter(b"x")).encode() + b"\n\n{\n" + to_json(dead_letter(None)).encode()
+    )
     corrections, faults = read_corrections(path)
     assert [correction.value for correction in corrections] == [b"x", None]
     assert len(faults) == 1
@@ -79,13 +80,13 @@ def test_a_file_gives_its_corrections_and_names_the_lines_that_are_none(tmp_path
 
 
 def test_table_counts_by_column_and_kind_of_reason_the_most_frequent_first() -> None:
-    letters = [
-        letter(b"", "I3", "not a 64-bit integer: b'ten'"),
-        *[letter(b"", "row", f"{fields} fields, expected 40: b'x'") for fields in (1, 2, 1)],
-        letter(b"", "I3", "not a 64-bit integer: b'2: 3'"),
-        letter(None, "row", "no value (a tombstone)"),
+    dead_letters = [
+        dead_letter(b"", "I3", "not a 64-bit integer: b'ten'"),
+        *[dead_letter(b"", "row", f"{fields} fields, expected 40: b'x'") for fields in (1, 2, 1)],
+        dead_letter(b"", "I3", "not a 64-bit integer: b'2: 3'"),
+        dead_letter(None, "row", "no value (a tombstone)"),
     ]
-    assert count_table(letters) == [
+    assert count_table(dead_letters) == [
         "rows  column  reason",
         "   2  I3      not a 64-bit integer",
         "   2  row     1 fields, expected 40",

@@ -23,9 +23,9 @@ from examples.evaluation.evaluation import describe
 from examples.evaluation.scorer import EvaluationError, load_scorer
 from examples.sample.rows import write_sample
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
-from src.features import row_file
 from src.features.feature_builder import FeatureBuilder
 from src.model.train_step import TrainStepWrap
+from src.rows import row_file
 from src.rows.criteo import CATEGORICAL_COLUMNS
 from src.rows.parsing import parse_messages
 from src.stream.position import Position

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ STARTED = ("consumer.py", "online_train.py", "producer.py", "kafka.Kafka")
 
 
 def _still_runs(process: psutil.Process) -> bool:
-    """Whether it does anything; one that is dead waits for the init process to take note of it."""
+    """Whether a process runs; a zombie is dead, and waits for the init process to reap it."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -63,11 +64,16 @@ class Quickstart:
     def lines(self) -> list[str]:
         return (self.folder / "stdout").read_text().splitlines()
 
+    def parts(self) -> tuple[list[str], str, list[str]]:
+        """The loss lines, the line that sums the run up, and the lines on where to look next."""
+        *losses, last, page, own_data, adaptive = self.lines()
+        return losses, last, [page, own_data, adaptive]
+
     def errors(self) -> str:
         return (self.folder / "stderr").read_text()
 
     def look(self) -> dict[str, psutil.Process]:
-        """What it has started so far, by name, as far as it still runs."""
+        """The processes that it has started and that still run, by name."""
         found: dict[str, psutil.Process] = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
@@ -85,7 +91,7 @@ class Quickstart:
         return self.look()
 
     def assert_nothing_left(self, seconds: float = 0.0) -> None:
-        """Fails when something it was seen to have started runs longer than that."""
+        """Fails when a process that it started runs longer than that."""
         _, left = psutil.wait_procs(self._seen.values(), timeout=seconds)
         assert not [process for process in left if _still_runs(process)]
 
@@ -99,7 +105,7 @@ class Quickstart:
 
 @contextlib.contextmanager
 def quickstart(folder: Path, *flags: str, port: int | None = None) -> Iterator[Quickstart]:
-    """Runs it with a small model, with a broker of its own unless told a port."""
+    """Runs it with a small model, and with a broker of its own unless a port is given."""
     with Quickstart(folder, port or free_port(), flags) as running:
         yield running
 
@@ -107,6 +113,22 @@ def quickstart(folder: Path, *flags: str, port: int | None = None) -> Iterator[Q
 def topics_of(broker: KafkaService) -> set[str]:
     with contextlib.closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)) as admin:
         return {topic for topic in admin.list_topics() if not topic.startswith("__")}
+
+
+def assert_commands_of(next_steps: Sequence[str], folder: Path) -> None:
+    """Fails unless the lines name three commands and the first makes the run's report page."""
+    names, commands = zip(*(line.split(":", 1) for line in next_steps))
+    assert names == ("report page", "your own data", "adaptive")
+    page, own_data, adaptive = (shlex.split(command) for command in commands)
+    for words in (page, own_data, adaptive):
+        assert words[0] == "python"
+        assert (folder / words[1]).resolve().parent == ROOT / "examples"
+    subprocess.run([sys.executable, *page[1:]], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    assert "Every row was scored" in (folder / "report.html").read_text()
+    plan = parse_args(own_data[2:])
+    assert (plan.data, plan.config.admit_count) == (Path("FILE"), 0)
+    adaptive[-1] = str(folder / adaptive[-1])
+    assert parse_args(adaptive[2:]).config.admit_count == 1
 
 
 class TestRun:
@@ -120,14 +142,14 @@ class TestRun:
             assert "kafka.Kafka" in running.wait_for_step()
             assert running.process.wait(LONG) == 0, running.errors()
             running.assert_nothing_left()
-        *losses, last = running.lines()
+        losses, last, next_steps = running.parts()
         steps = [LOSS_LINE.fullmatch(line) for line in losses]
         assert [match and int(match[1]) for match in steps] == list(range(1, 61))
         summary = SUMMARY.fullmatch(last)
         assert summary is not None, last
         rows = str(60 * BATCH_SIZE)
         assert (summary["produced"], summary["trained"], summary["steps"]) == (rows, rows, "60")
-        # How many depends on how fast rows come: those that wait are taken together.
+        # The number depends on how fast rows come: rows that wait are taken together.
         consumer = (running.work_dir / "consumer.log").read_text()
         assert int(summary["windows"]) >= 1
         assert f"consumed {summary['windows']} windows," in consumer
@@ -136,6 +158,7 @@ class TestRun:
         assert (tmp_path / summary["checkpoint"]).exists()
         assert running.port not in listening_ports()
         assert {process.pid for process in engine_processes()} == engine_before
+        assert_commands_of(next_steps, tmp_path)
 
     def test_streams_the_users_file_through_the_broker_that_is_there_and_takes_its_topic_away(
         self, tmp_path: Path, engine: EngineService, kafka_service: KafkaService
@@ -145,8 +168,9 @@ class TestRun:
         write_sample([data], 1500)
         with quickstart(tmp_path, f"--data={data}", port=kafka_service.port) as running:
             assert running.process.wait(LONG) == 0, running.errors()
-        summary = SUMMARY.fullmatch(running.lines()[-1])
-        assert summary is not None, running.lines()[-1]
+        _, last, _ = running.parts()
+        summary = SUMMARY.fullmatch(last)
+        assert summary is not None, last
         assert (summary["produced"], summary["trained"]) == ("1000", "1000")
         assert "dictionaries from 500 rows" in running.errors()
         assert topics_of(kafka_service) == topics
@@ -158,7 +182,7 @@ class TestRun:
         with quickstart(tmp_path, *flags, port=kafka_service.port) as running:
             assert running.process.wait(LONG) == 0, running.errors()
             running.assert_nothing_left()
-        *losses, last = running.lines()
+        losses, last, _ = running.parts()
         steps = [LOSS_LINE.fullmatch(RANK_PREFIX.sub("", line)) for line in losses]
         assert [match and int(match[1]) for match in steps] == list(range(1, 21))
         rows = 20 * 2 * BATCH_SIZE
@@ -179,8 +203,9 @@ class TestRun:
         assert json.loads(warm.with_suffix(".json").read_bytes())["step"] == 300 // BATCH_SIZE
         trainer = (running.work_dir / "online_train.log").read_text()
         assert f"starting with the weights of {warm}" in trainer
-        summary = SUMMARY.fullmatch(running.lines()[-1])
-        assert summary is not None, running.lines()[-1]
+        _, last, _ = running.parts()
+        summary = SUMMARY.fullmatch(last)
+        assert summary is not None, last
         assert (summary["trained"], summary["steps"]) == ("600", "12")
         assert float(summary["first"]) < UNTRAINED_LOSS - 0.05
         assert f"all 600 rows: {summary['scores']}" in trainer

@@ -7,7 +7,7 @@ import dataclasses
 from benchmarks.learning.ways import as_upstream_ships, config_of
 from src.features.feature_builder import FeatureBuilder
 from src.rows.parsing import parse_messages
-from tests.features.test_column_functions import make_dictionaries
+from tests.features.made import make_dictionaries
 
 
 class TestWays:
