@@ -1,9 +1,9 @@
 """One call to the channel's actor: sent at once, its answer waited for.
 
 The stock `Actor` holds one queue for each shard, in a process of the engine. Calls to it are
-unordered (`need_order = False`). With the stock serial numbers an actor waits for ever for a number
-that was lost, or that an earlier channel of the same name has used up. Each end waits for an answer
-before it makes the next call, and a queue needs no other order.
+unordered (`need_order = False`). With the stock serial numbers an actor waits for each number, even
+for ever: it may be lost, or used up by an earlier channel of the same name. Each end waits for an
+answer before it makes the next call. A queue needs no other order.
 """
 
 from __future__ import annotations

@@ -136,12 +136,24 @@ def send_windows(
     flag: StopFlag,
     counts: ConsumerCounts,
 ) -> None:
-    """Sends windows and serves metrics until the flag is set.
+    """Sends windows and serves metrics until the flag is set; opens a lost channel anew.
+
+    Args:
+        arguments: The flags of ``consumer.py``.
+        source: Holds the topic's rows.
+        assembler: Makes windows of the source's rows.
+        rule: Decides when a window closes.
+        make_sender: Makes the sending end of the channel.
+        flag: The stop flag.
+        counts: Its windows and rows are increased.
 
     Raises:
-        The errors of ``consume``, save that a lost channel is opened anew. ChannelError: The
-            engine stayed away for too long, or another consumer has the channel.
+        SourceError: The broker was unreachable for too long.
+        ChannelError: The engine stayed away for too long, or another consumer has the channel.
+        BrokenFeedError: Too many of the last rows are bad.
+        OtherRanks: The trainer's number of ranks differs from the number of shards.
         MetricsServerError: The port can't be served.
+        WritingStopped: The flag was set while bad rows were being written.
     """
     channel = ReopeningChannel(make_sender, arguments.address, arguments.reconnect_seconds, flag)
     registry = CollectorRegistry()
