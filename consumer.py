@@ -99,13 +99,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     flag = parser.add_argument
     flag("--num_shards", type=int, default=1, help="ranks that share the stream, one shard each")
-    flag("--max_dict", default="./all_val_max_dict.pkl", help="maximum of each dense column")
-    flag("--min_dict", default="./all_val_min_dict.pkl", help="minimum of each dense column")
-    flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    flag(
+        "--max_dict", default="./all_val_max_dict.pkl", help="file with each dense column's maximum"
+    )
+    flag(
+        "--min_dict", default="./all_val_min_dict.pkl", help="file with each dense column's minimum"
+    )
+    flag("--map_dict", default="./cat2id_dict.pkl", help="file with the ids of columns and values")
     flag(
         "--profile",
         default="./data_profile.json",
-        help="profile of the rows that the dictionaries were made from",
+        help="file that describes the rows that the dictionaries were made from",
     )
     flag("--window_size", type=int, default=1000, help="rows per shard after which a window closes")
     flag(
@@ -118,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--max_window_size",
         type=int,
         default=DEFAULT_MAX_WINDOW_SIZE,
-        help="most rows per shard in one window when the rows of several already wait",
+        help="most rows per shard in one window when many rows already wait",
     )
     flag("--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of a row")
     flag(
