@@ -6,13 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from src.dictionaries.errors import VocabularyError
 from src.dictionaries.oov import UNLEARNABLE
-from src.dictionaries.sighting_sketch import SightingSketch
-from src.dictionaries.value_keys import value_keys
 from src.dictionaries.vocabulary import Change, GrowthSettings, Vocabulary
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE, DENSE_SIZE, FIELD_SIZE
@@ -50,9 +46,6 @@ def vocabulary(size: int = 50, admit_count: int = 2, expire_rows: int = 10) -> V
     return Vocabulary((FIRST, FIRST + size), GrowthSettings(admit_count, expire_rows))
 
 
-# --- admission ------------------------------------------------------------------------------------
-
-
 def test_a_value_gets_an_id_of_its_own_at_its_admit_counts_sighting() -> None:
     made = vocabulary(admit_count=3)
     sightings = [ids_of(made, batch({0: b"a"})) for _ in range(4)]
@@ -64,7 +57,7 @@ def test_all_sightings_of_a_batch_count_for_all_of_its_rows() -> None:
     assert ids_of(vocabulary(), batch({0: b"a"}, {0: b"b"}, {0: b"a"})) == [FIRST, OOV_ID, FIRST]
 
 
-def test_ids_are_given_in_the_order_of_the_stream() -> None:
+def test_ids_are_assigned_in_the_order_of_the_stream() -> None:
     rows = [{0: b"z", 1: b"y"}, {0: b"x"}]
     ids = grow(vocabulary(admit_count=1), batch(*rows))[0]
     assert ids[:, DENSE_SIZE].tolist() == [FIRST, FIRST + 2]
@@ -110,16 +103,13 @@ def test_looking_up_learns_nothing() -> None:
     assert made.dump() == before
 
 
-# --- a full vocabulary ----------------------------------------------------------------------------
-
-
 def test_a_full_vocabulary_gives_no_id_while_all_of_its_own_are_in_use() -> None:
     made = vocabulary(size=1, admit_count=1)
     assert ids_of(made, batch({0: b"a"}, {0: b"b"})) == [FIRST, OOV_ID]
     assert ids_of(made, batch({0: b"b"})) == [OOV_ID]
 
 
-def test_an_id_unused_for_expire_rows_is_freed_and_given_out_from_the_next_batch_on() -> None:
+def test_an_id_unused_for_expire_rows_is_freed_and_assigned_again_from_the_next_batch_on() -> None:
     made = vocabulary(size=1, admit_count=1, expire_rows=3)
     assert ids_of(made, batch({0: b"a"})) == [FIRST]
     for _ in range(3):
@@ -152,9 +142,6 @@ def test_nothing_is_freed_while_there_is_room() -> None:
 
 def test_without_free_ids_nothing_is_learnt() -> None:
     assert ids_of(vocabulary(size=-3, admit_count=1), batch({0: b"a"})) == [OOV_ID]
-
-
-# --- repeatable -----------------------------------------------------------------------------------
 
 
 def random_batches(seed: int, number: int) -> Iterator[Batch]:
@@ -202,53 +189,3 @@ def test_every_id_belongs_to_one_value_at_a_time() -> None:
 def test_bytes_that_are_no_vocabulary_are_refused(damaged: bytes) -> None:
     with pytest.raises(VocabularyError, match="not a saved vocabulary"):
         Vocabulary.load(damaged, GrowthSettings(1, 1))
-
-
-# --- keys and the sketch --------------------------------------------------------------------------
-
-
-@given(st.lists(st.binary(max_size=64).filter(lambda value: not value.endswith(b"\0")), min_size=1))
-def test_a_key_does_not_depend_on_the_width_it_is_sent_in(values: list[bytes]) -> None:
-    columns = np.zeros(len(values), dtype=np.int64)
-    narrow, wide = np.array(values, dtype=np.bytes_), np.array(values, dtype="S64")
-    keys = value_keys(columns, narrow)
-    np.testing.assert_array_equal(keys, value_keys(columns, wide))
-    assert len(set(keys.tolist())) == len(set(values))
-
-
-def test_a_value_has_another_key_in_each_column() -> None:
-    columns = np.arange(CATEGORICAL_SIZE)
-    keys = value_keys(columns, np.array([b"68fd1e64"] * CATEGORICAL_SIZE))
-    assert len(set(keys.tolist())) == CATEGORICAL_SIZE
-
-
-def test_the_sketch_never_undercounts_and_seldom_overcounts() -> None:
-    draw = np.random.default_rng(4)
-    sketch, exact = SightingSketch(4000), np.zeros(4000, dtype=np.int64)
-    keys = value_keys(np.zeros(4000, dtype=np.int64), np.arange(4000).astype("S8"))
-    for _ in range(10):
-        chosen, times = np.unique(draw.integers(0, 4000, 300), return_counts=True)
-        sketch.add(keys[chosen], times)
-        exact[chosen] += times
-    counted = sketch.count(keys)
-    assert (counted >= exact).all()
-    assert (counted > exact).mean() < 0.05
-
-
-def test_sightings_are_forgotten_after_two_generations() -> None:
-    key, once = np.array([7], dtype=np.uint64), np.array([1])
-    sketch = SightingSketch(10)
-    sketch.add(key, once)
-    counts = []
-    for _ in range(3):
-        counts.append(int(sketch.count(key)[0]))
-        sketch.advance(10)
-    assert counts == [1, 1, 0]
-
-
-def test_a_count_stops_where_its_byte_is_full() -> None:
-    key = np.array([7], dtype=np.uint64)
-    sketch = SightingSketch(10)
-    for _ in range(3):
-        sketch.add(key, np.array([100]))
-    assert sketch.count(key).tolist() == [255]

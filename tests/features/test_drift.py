@@ -10,7 +10,7 @@ import pytest
 from src.features.drift import Deviation, DriftGuard, Profile, ProfileError, profile_of
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE, DENSE_SIZE
-from tests.features.test_column_functions import make_dictionaries
+from tests.features.made import make_dictionaries
 
 ROWS = 1000
 PROFILE = Profile(50_000, 0.25, (0.2,) * CATEGORICAL_SIZE)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
+import pytest
 
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder, assemble
 from src.process.arrays import Array
-from src.rows.criteo import CATEGORICAL_COLUMNS, DENSE_SIZE, FIELD_SIZE, ParsedRows
+from src.rows.criteo import (
+    CATEGORICAL_COLUMNS,
+    DENSE_COLUMNS,
+    DENSE_SIZE,
+    FIELD_SIZE,
+    ParsedRows,
+)
 from src.rows.parsing import parse_messages
 from tests.features.made import make_dictionaries
 
@@ -52,3 +61,37 @@ def test_no_rows_assemble_to_no_rows() -> None:
         np.empty((0, 13), np.float32), np.empty((0, 26), np.int32), np.arange(13, dtype=np.int32)
     )
     assert ids.shape == weights.shape == (0, 39)
+
+
+@pytest.mark.parametrize("rows", [1, 13, 26, 38, 39, 500])
+def test_mindpandas_applies_every_column_function_whatever_the_number_of_rows(rows: int) -> None:
+    """Where rows and columns are equally many, pandas may take the one for the other."""
+    generator = random.Random(rows)
+    values = ["", *(f"v{number}" for number in range(20))]
+    lines = [
+        [str(generator.randrange(2)), *(str(generator.randrange(-3, 50)) for _ in range(13))]
+        + generator.choices(values, k=26)
+        for _ in range(rows)
+    ]
+    names = [*DENSE_COLUMNS, *(f"OOV{name}" for name in CATEGORICAL_COLUMNS)]
+    known = [f"{name}_v{number}" for name in CATEGORICAL_COLUMNS for number in range(0, 20, 2)]
+    id_of = {name: number for number, name in enumerate([*names, *known])}
+    made = Dictionaries(
+        dict.fromkeys(DENSE_COLUMNS, 50.0), dict.fromkeys(DENSE_COLUMNS, -5.0), id_of
+    )
+    parsed = parse_messages(["\t".join(line).encode() for line in lines])
+    ids, weights = FeatureBuilder(made).build(parsed)
+    wanted = [
+        [
+            *range(13),
+            *(
+                id_of.get(f"{name}_{value}", id_of[f"OOV{name}"])
+                for name, value in zip(CATEGORICAL_COLUMNS, line[14:])
+            ),
+        ]
+        for line in lines
+    ]
+    assert ids.tolist() == wanted
+    dense = np.array([[int(text) for text in line[1:14]] for line in lines])
+    np.testing.assert_allclose(weights[:, :13], (dense + 5) / 55, rtol=1e-6)
+    assert (weights[:, 13:] == 1).all()
