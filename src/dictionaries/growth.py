@@ -71,10 +71,10 @@ class Growth:
                 "the consumer's flags allow ids {} to {} for new values, the checkpoint "
                 "ids {} to {}".format(*free_ids, *self._ahead.free_ids)
             )
-        found = self._ahead.plan(ids, oov, values)
-        self._ahead.apply(found[2])
-        self._warn_when_full(self._ahead, found[2])
-        return found
+        ids, oov, change = self._ahead.plan(ids, oov, values)
+        self._ahead.apply(change)
+        self._log_full_and_freed(self._ahead, change)
+        return ids, oov, change
 
     def follow(self, change: Change, reset: Callable[[Array], None]) -> None:
         """Records that the batch with this change was trained.
@@ -95,12 +95,12 @@ class Growth:
         """The vocabulary after the steps trained; empty before the first batch."""
         return b"" if self._trained is None else self._trained.dump()
 
-    def _warn_when_full(self, vocabulary: Vocabulary, change: Change) -> None:
+    def _log_full_and_freed(self, vocabulary: Vocabulary, change: Change) -> None:
         is_full = vocabulary.room == 0
         if is_full and not self._was_full:
             logger.warning(
                 "the vocabulary is full: %d values have an id; an id that is in no row for %d rows "
-                "goes to another value",
+                "may go to another value",
                 len(vocabulary),
                 self._settings.expire_rows,
             )

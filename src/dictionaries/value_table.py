@@ -65,14 +65,14 @@ class ValueTable:
         Returns:
             By column int32[values].
         """
-        sizes = [len(asked) for asked in values]
+        sizes = [len(wanted) for wanted in values]
         joined, columns = pa.concat_arrays(values), _columns(sizes)
         keys, is_short = keys_of(joined)
         unknown = otherwise[: len(sizes)].repeat(sizes)
         ids = self._ids_of_keys(keys, columns, unknown)
         if not is_short.all():
-            asked = zip(columns[~is_short].tolist(), _texts(joined, ~is_short))
-            found = [self._long_ids.get(pair, -1) for pair in asked]
+            long_values = zip(columns[~is_short].tolist(), _texts(joined, ~is_short))
+            found = [self._long_ids.get(pair, -1) for pair in long_values]
             ids[~is_short] = np.where(np.less(found, 0), unknown[~is_short], found)
         return np.split(ids, np.cumsum(sizes)[:-1])
 

@@ -152,7 +152,8 @@ class Vocabulary:
             used=slots[slots >= 0],
             freed=self._expired(slots) if len(due) > len(admitted) else slots[:0],
         )
-        return (*cells.put(ids, oov, slots, self.free_ids[0]), change)
+        ids, oov = cells.put(ids, oov, slots, self.free_ids[0])
+        return ids, oov, change
 
     def apply(self, change: Change) -> None:
         """Makes a change; changes must be made in the order in which they were planned."""

@@ -1,4 +1,4 @@
-"""The vocabulary at a trainer: what is handed out runs ahead, what is saved is what was trained."""
+"""The vocabulary of a trainer: batches read run ahead, a checkpoint holds what was trained."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_other_free_ids_than_those_of_the_checkpoint_are_refused_with_both() -> 
         grow(again, b"a", free_ids=(40, 60))
 
 
-def test_a_full_vocabulary_is_said_once_and_every_freeing_is(
+def test_a_full_vocabulary_is_logged_once_and_every_freeing_each_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -74,6 +74,6 @@ def test_a_full_vocabulary_is_said_once_and_every_freeing_is(
     for value in (b"a", b"b", b"b", b"b", b"b"):
         grow(growth, value, free_ids=(50, 51))
     assert grow(growth, b"b", free_ids=(50, 51))[0] == [50]
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("vocabulary is full: 1 values" in line for line in said) == 1
-    assert sum(line == "1 ids freed, in no row for 3 rows" for line in said) == 1
+    logged = [record.getMessage() for record in caplog.records]
+    assert sum("vocabulary is full: 1 values" in line for line in logged) == 1
+    assert sum(line == "1 ids freed, in no row for 3 rows" for line in logged) == 1

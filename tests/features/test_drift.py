@@ -32,7 +32,7 @@ def observe(
     return watched.observe(labels, dense, counts)
 
 
-def test_rows_like_those_of_the_profile_are_nothing_to_speak_of() -> None:
+def test_rows_like_those_of_the_profile_are_not_reported() -> None:
     assert observe(guard()) == []
 
 
@@ -52,13 +52,13 @@ def test_a_column_that_leaves_its_band_is_named_with_both_shares(
 
 
 @pytest.mark.parametrize("within", [{"clicks": 0.34}, {"oov": 0.39}, {"outside": 0.009}])
-def test_within_the_band_and_four_standard_errors_nothing_is_said(
+def test_within_the_band_and_four_standard_errors_nothing_is_reported(
     within: dict[str, float],
 ) -> None:
     assert observe(guard(), **within) == []
 
 
-def test_a_deviation_is_said_once_and_its_end_is_said_too() -> None:
+def test_a_deviation_is_reported_once_and_its_end_too() -> None:
     watched = guard()
     assert [deviation.within for deviation in observe(watched, oov=0.6)] == [False]
     assert observe(watched, oov=0.6) == []

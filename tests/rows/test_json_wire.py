@@ -1,4 +1,4 @@
-"""Lines to JSON messages and back, and what is said of a message that no line can hold."""
+"""Lines to JSON messages and back, and the faults of messages that no line can hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which lines are rows, and what is said of the others."""
+"""Which lines are rows, and the faults named in the others."""
 
 from __future__ import annotations
 
