@@ -5,11 +5,11 @@ SHELL := /bin/bash
 # The yr engine's scripts call `python` and want it to be 3.9: the environment's comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-SOURCES = $(wildcard *.py src examples tests benchmarks)
+SOURCES = $(wildcard *.py src examples tests benchmarks tools)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit test-crashes test-soak test-ranks demo-ranks lint services-up services-down bench bench-scale bench-scale-ranks bench-learning lock clean
+.PHONY: help setup demo test test-unit test-crashes test-soak test-ranks demo-ranks lint flags services-up services-down bench bench-scale bench-scale-ranks bench-learning lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -44,6 +44,9 @@ lint: setup ## ruff (rules and format), mypy --strict, and which room may import
 	python -m ruff format --check $(SOURCES)
 	python -m mypy --strict $(SOURCES)
 	lint-imports
+
+flags: setup ## write docs/flags.md from the parsers of the scripts
+	@python -m tools.write_flags
 
 services-up: setup ## start Kafka and the yr engine and leave them running
 	@python examples/local_services.py up

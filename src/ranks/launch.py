@@ -81,7 +81,7 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         help="--address of online_train.py on this host",
     )
     add("--detach", action="store_true", help=f"run in the background, see logs/{PID_FILE}")
-    add("--logs", type=Path, default=Path("logs"), help="folder of the logs (default: logs)")
+    add("--logs", type=Path, default=Path("logs"), help="folder of the logs (default: %(default)s)")
     add(
         "--meeting_seconds",
         type=_count,
@@ -93,7 +93,7 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         type=_seconds,
         default=HANG_SECONDS,
         help="seconds without progress after which a rank counts as hung; 0 for never "
-        f"(default: {HANG_SECONDS:.0f})",
+        "(default: %(default)s)",
     )
     if is_mpi:
         add("--hosts", default="", help="host:ranks,... for mpirun -H (default: this host only)")
