@@ -1,4 +1,4 @@
-"""Step 2: creates the topic with its partitions; run again, it only checks or grows them."""
+"""Step 2: creates the topic, or adds partitions to a topic that has too few."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Optional
 
 from src.config import add_shared_flags
 from src.process.logs import configure_logging
@@ -15,14 +14,18 @@ from src.stream.topic import TopicError, ensure_topic
 logger = logging.getLogger("kafka_client")
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_shared_flags(parser, "bootstrap_servers", "topic")
-    parser.add_argument("--num_partitions", type=int, default=2, help="one for each file")
-    parser.add_argument("--replication_factor", type=int, default=1, help="copies of a partition")
+    parser.add_argument(
+        "--num_partitions", type=int, default=2, help="number of partitions, one per file"
+    )
+    parser.add_argument(
+        "--replication_factor", type=int, default=1, help="number of copies of each partition"
+    )
     arguments = parser.parse_args(argv)
     for name in ("num_partitions", "replication_factor"):
         if getattr(arguments, name) <= 0:
@@ -30,8 +33,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Makes sure that the topic is there."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Creates the topic; returns 0 when it is there with enough partitions."""
     arguments = parse_args(argv)
     configure_logging()
     try:

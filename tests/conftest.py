@@ -18,7 +18,11 @@ hypothesis.settings.load_profile("shared machine")
 
 INTEGRATION = Path(__file__).parent / "integration"
 ONLY_A_BROKER = {
-    *("test_dead_letters.py", "test_kafka_source.py", "test_producer.py", "test_topic.py"),
+    "test_dead_letters.py",
+    "test_kafka_source.py",
+    "test_producer.py",
+    "test_replay.py",
+    "test_topic.py",
 }
 # The longest group comes first, the unit tests and the shorter group run beside it.
 ORDER = {"engine": 0, None: 1, "broker": 2}

@@ -1,4 +1,4 @@
-"""What bad rows tell: when the feed itself is broken, and which of them were met before."""
+"""Bad rows: when the feed itself is broken, and which of them were met before."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class BrokenFeedError(RuntimeError):
 class BadRowGuard:
     """Stops a stream in which too many of the last rows are bad.
 
-    Before the guard has seen that many rows, the same number of bad ones is too many.
+    The limit is a number of bad rows: ``max_fraction * rows``. It stays the same while the guard
+    has seen fewer than ``rows`` rows.
 
     Args:
-        max_fraction: Which share of the last rows may be bad, 0 to 1.
-        rows: How many rows the last ones are.
+        max_fraction: The share of the last rows that may be bad, 0 to 1.
+        rows: How many of the last rows are counted.
     """
 
     def __init__(self, max_fraction: float, rows: int = GUARDED_ROWS) -> None:
@@ -35,7 +36,7 @@ class BadRowGuard:
         self._last_bad: Array = np.zeros(0, dtype=bool)
 
     def observe(self, good: Array) -> None:
-        """Looks at the next rows.
+        """Counts the next rows.
 
         Args:
             good: bool[rows], in stream order.
@@ -47,7 +48,7 @@ class BadRowGuard:
         until = np.concatenate(([0], np.cumsum(bad)))
         end = np.arange(len(self._last_bad), len(bad)) + 1
         bad_among_last = until[end] - until[np.maximum(end - self._rows, 0)]
-        # A quotient is rounded like the fraction was when it was read: 3 / 10000 is not above 3e-4.
+        # The quotient is rounded like the flag's value: 3 / 10000 is not above 3e-4.
         too_many = np.flatnonzero(bad_among_last / self._rows > self._max_fraction)
         self._last_bad = bad[-self._rows :]
         if too_many.size:
@@ -60,21 +61,21 @@ class BadRowGuard:
 
 
 class OffsetRanges:
-    """Offsets of a partition, kept as ranges: as many as there were jumps, not as offsets."""
+    """Offsets of a partition, kept as ranges: memory grows with the gaps, not with the offsets."""
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] = []
 
     @property
     def ranges(self) -> Sequence[tuple[int, int]]:
-        """The ranges (first, behind the last), ascending, with gaps between them."""
+        """The ranges (first, one after the last), ascending, with gaps between them."""
         return tuple(self._ranges)
 
     def __contains__(self, offset: int) -> bool:
         return any(begin <= offset < end for begin, end in self._ranges)
 
     def add(self, begin: int, end: int) -> None:
-        """Adds the offsets from ``begin`` to before ``end``."""
+        """Adds the offsets from ``begin`` up to, but not including, ``end``."""
         if begin >= end:
             return
         apart = []

@@ -1,13 +1,14 @@
 """The dead-letter topic ``<topic>.dead``: the rows that can't become features, kept as they came.
 
-A letter's key is the row's origin, ``topic:partition:offset``, its value the raw bytes, and its
-headers say ``column``, ``reason`` and ``time``. Markers under the same key, without a value, tell
-that the row is being replayed (``replaying``) or has been (``replayed``); see ``replay.py``.
+The key of a dead letter is the row's origin, ``topic:partition:offset``. Its value is the raw
+bytes, and its headers are ``column``, ``reason`` and ``time``. A marker has the same key, and no
+value. Its header is ``replaying`` while the row is being replayed, and ``replayed`` afterwards; see
+``replay.py``.
 
-Guarantee: ``DeadLetterWriter.write`` returns after the broker has acknowledged every letter on all
-in-sync replicas. A consumer that starts again may write a letter again, so whoever reads the topic
-takes one letter for each key, as ``read_letters`` does. An offset names a row only for as long as
-the topic lives: whoever deletes a topic to make it anew deletes its dead letters too.
+Guarantee: ``DeadLetterWriter.write`` returns after the broker has acknowledged every dead letter on
+all in-sync replicas. A restarted consumer may write a dead letter twice. So a reader of the topic
+takes one dead letter per key, as ``read_dead_letters`` does. An offset names a row only while the
+topic exists: if you delete a topic to create it anew, delete its dead letters too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import (
@@ -40,10 +41,10 @@ SUFFIX = ".dead"
 COLUMN, REASON, TIME = "column", "reason", "time"
 REPLAYING, REPLAYED = "replaying", "replayed"
 
-MAX_LETTER_BYTES = 16 << 20
+MAX_DEAD_LETTER_BYTES = 16 << 20
 TOPIC_CONFIGS = {
-    "max.message.bytes": str(MAX_LETTER_BYTES),
-    # Letter and markers share a key, which compaction would take for one row's old values.
+    "max.message.bytes": str(MAX_DEAD_LETTER_BYTES),
+    # A dead letter and its markers share a key. Compaction would keep only the last of them.
     "cleanup.policy": "delete",
 }
 MAX_UNACKNOWLEDGED_BYTES = 32 << 20
@@ -54,7 +55,7 @@ WAIT_SECONDS = 0.005
 REPORT_SECONDS = 5.0
 CLOSE_SECONDS = 0.5
 
-HOPELESS = (
+NOT_RETRIED = (
     AuthorizationError,
     InvalidTopicError,
     MessageSizeTooLargeError,
@@ -63,12 +64,12 @@ HOPELESS = (
 
 
 class WritingStopped(Exception):  # noqa: N818 - a stop that was asked for is no error
-    """A stop was asked for before every letter was acknowledged."""
+    """A stop was asked for before every dead letter was acknowledged."""
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that is no row.
+    """A message that is not a row.
 
     Attributes:
         topic: The topic it came from.
@@ -83,7 +84,7 @@ class DeadLetter:
     topic: str
     partition: int
     offset: int
-    value: Optional[bytes]
+    value: bytes | None
     column: str
     reason: str
     time: datetime
@@ -94,23 +95,23 @@ class DeadLetter:
         return f"{self.topic}:{self.partition}:{self.offset}"
 
     def to_message(self) -> Message:
-        """The letter as a message of the dead-letter topic."""
+        """The dead letter as a message of the dead-letter topic."""
         headers = {COLUMN: self.column, REASON: self.reason, TIME: time_text(self.time)}
         return Message(dead_topic(self.topic), self.origin.encode(), self.value, headers)
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message to be sent; without a partition the key chooses it."""
+    """A message to be sent; where no partition is set, Kafka chooses one by the key."""
 
     topic: str
     key: bytes
-    value: Optional[bytes]
+    value: bytes | None
     headers: Mapping[str, str]
-    partition: Optional[int] = None
+    partition: int | None = None
 
     def send(self, producer: KafkaProducer) -> Any:
-        """Hands the message over and returns the future of its acknowledgement."""
+        """Sends the message and returns the future of its acknowledgement."""
         headers = [
             (name, text.encode(errors="backslashreplace")) for name, text in self.headers.items()
         ]
@@ -125,23 +126,23 @@ def dead_topic(topic: str) -> str:
 
 
 def time_text(moment: datetime) -> str:
-    """A time as it stands in headers: ISO 8601, milliseconds, in UTC."""
+    """A time as headers hold it: ISO 8601, milliseconds, in UTC."""
     return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def now_text() -> str:
-    """The time now, as it stands in headers."""
+    """The time now, as headers hold it."""
     return time_text(datetime.now(timezone.utc))
 
 
 class DeadLetterWriter:
-    """Writes letters to the topic's dead-letter topic, which the first one creates.
+    """Writes to the topic's dead-letter topic, which the first dead letter creates.
 
     Args:
         bootstrap_servers: host:port,...
-        topic: The topic the letters come from.
-        reconnect_seconds: How long a broker that went away is waited for.
-        stopped: Asked while waiting; True gives up at once.
+        topic: The topic the bad rows come from.
+        reconnect_seconds: How long to wait for a broker that went away.
+        stopped: Called while waiting; True gives up at once.
     """
 
     def __init__(
@@ -155,30 +156,30 @@ class DeadLetterWriter:
         self._topic = dead_topic(topic)
         self._reconnect_seconds = reconnect_seconds
         self._stopped = stopped
-        self._producer: Optional[KafkaProducer] = None
+        self._producer: KafkaProducer | None = None
 
-    def write(self, letters: Sequence[DeadLetter]) -> None:
-        """Writes letters and waits until every one is acknowledged.
+    def write(self, dead_letters: Sequence[DeadLetter]) -> None:
+        """Writes dead letters and waits until every one is acknowledged.
 
         Raises:
             SourceError: The broker stayed away for longer than reconnect_seconds, or refuses.
-            WritingStopped: A stop was asked for; some of the letters may not be written.
+            WritingStopped: A stop was asked for; some of them may not be written.
         """
-        if not letters:
+        if not dead_letters:
             return
-        messages = [letter.to_message() for letter in letters]
+        messages = [dead_letter.to_message() for dead_letter in dead_letters]
         give_up_at = time.monotonic() + self._reconnect_seconds
         while True:
             try:
                 self._write_once(messages, give_up_at)
                 return
             except (KafkaError, TopicError) as error:
-                # A producer that has failed once may have lost its place; a new one may double
-                # letters that were acknowledged, which is harmless.
+                # A producer that has failed once may have lost its place. A new one may write
+                # acknowledged dead letters again, which is harmless.
                 self.close()
                 if _is_final(error) or time.monotonic() >= give_up_at:
                     raise SourceError(
-                        f"{len(letters)} bad rows can't be written to {self._topic} "
+                        f"{len(dead_letters)} bad rows can't be written to {self._topic} "
                         f"at {self._servers}: {error}"
                     ) from None
                 logger.warning("writing to %s failed, trying again: %s", self._topic, error)
@@ -193,9 +194,9 @@ class DeadLetterWriter:
     def _write_once(self, messages: Sequence[Message], give_up_at: float) -> None:
         if self._producer is None:
             ensure_topic(self._servers, self._topic, 1, -1, CONNECT_SECONDS, TOPIC_CONFIGS)
-            self._producer = open_producer(
-                self._servers, max(self._reconnect_seconds, REQUEST_SECONDS), 2 * MAX_LETTER_BYTES
-            )
+            delivery_seconds = max(self._reconnect_seconds, REQUEST_SECONDS)
+            max_bytes = 2 * MAX_DEAD_LETTER_BYTES
+            self._producer = open_producer(self._servers, delivery_seconds, max_bytes)
         report_at = time.monotonic() + REPORT_SECONDS
 
         def wait() -> None:
@@ -205,7 +206,7 @@ class DeadLetterWriter:
                 raise KafkaTimeoutError("no acknowledgement")
             if time.monotonic() >= report_at:
                 report_at += REPORT_SECONDS
-                logger.warning("waiting until %s is acknowledged", self._topic)
+                logger.warning("waiting for the acknowledgement of %s", self._topic)
 
         for error in deliver(self._producer, messages, wait):
             if error is not None:
@@ -223,10 +224,10 @@ class DeadLetterWriter:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether waiting can't help."""
+    """Whether trying again can't help."""
     if isinstance(error, TopicError):
         return not error.retriable
-    return isinstance(error, HOPELESS)
+    return isinstance(error, NOT_RETRIED)
 
 
 def open_producer(bootstrap_servers: str, delivery_seconds: float, max_bytes: int) -> KafkaProducer:
@@ -234,12 +235,12 @@ def open_producer(bootstrap_servers: str, delivery_seconds: float, max_bytes: in
 
     Args:
         bootstrap_servers: host:port,...
-        delivery_seconds: When a message that is not acknowledged is given up.
-        max_bytes: A larger message is refused, before it is sent.
+        delivery_seconds: After this time a message that is not acknowledged is given up.
+        max_bytes: A larger message is refused before it is sent.
 
     Raises:
         KafkaError: No broker answers.
-        ValueError: The address is none.
+        ValueError: The address is malformed.
     """
     return KafkaProducer(
         bootstrap_servers=bootstrap_servers.split(","),
@@ -257,12 +258,12 @@ def open_producer(bootstrap_servers: str, delivery_seconds: float, max_bytes: in
 
 
 def close_producer(producer: KafkaProducer) -> None:
-    """Ends a producer; what it still had to send is given up."""
+    """Closes a producer; what it has not sent yet is given up."""
     try:
         producer.close(timeout=CLOSE_SECONDS)
     except KafkaError:
-        # kafka-python's close (3.0.12) raises where messages are still under way, and leaves its
-        # thread to go on sending them.
+        # kafka-python's close (3.0.12) raises where messages are still in flight, and its thread
+        # goes on sending them.
         producer._sender.force_close()
         producer._sender.join(CLOSE_SECONDS)
         producer.close(timeout=CLOSE_SECONDS)
@@ -270,19 +271,19 @@ def close_producer(producer: KafkaProducer) -> None:
 
 def deliver(
     producer: KafkaProducer, messages: Sequence[Message], wait: Callable[[], None]
-) -> list[Optional[KafkaError]]:
+) -> list[KafkaError | None]:
     """Sends messages and waits for the broker's answers.
 
     Args:
         producer: Sends them, in this order.
         messages: The messages.
-        wait: Called again and again while an answer is missing: sleeps a moment, and raises to
+        wait: Called again and again while an answer is missing. It sleeps a moment, or raises to
             give up.
 
     Returns:
-        What went wrong with each message, None where it was acknowledged.
+        The error of each message, None where it was acknowledged.
     """
-    outcomes: list[Optional[KafkaError]] = []
+    outcomes: list[KafkaError | None] = []
     sent: list[Any] = []
     unacknowledged_bytes = 0
     for message in messages:
@@ -297,7 +298,7 @@ def deliver(
     return outcomes + [_outcome(answer, wait) for answer in sent]
 
 
-def _outcome(answer: Any, wait: Callable[[], None]) -> Optional[KafkaError]:
+def _outcome(answer: Any, wait: Callable[[], None]) -> KafkaError | None:
     if isinstance(answer, KafkaError):
         return answer
     while not answer.is_done:
@@ -306,15 +307,15 @@ def _outcome(answer: Any, wait: Callable[[], None]) -> Optional[KafkaError]:
 
 
 @dataclass
-class LetterBook:
+class DeadLetters:
     """What a dead-letter topic holds.
 
     Attributes:
-        topic: Whose letters they are.
-        outstanding: Origin → the letter, for those that were not replayed.
-        replaying: Origin → the end of its partition when its replay began, for those whose
-            replay has not been seen to end.
-        replayed: Origins of the letters that were replayed.
+        topic: The topic the bad rows come from.
+        outstanding: Origin → the dead letter, for those that were not replayed.
+        replaying: Origin → the end of its partition when its replay began, for those whose replay
+            is not known to have ended.
+        replayed: Origins of the dead letters that were replayed.
     """
 
     topic: str
@@ -323,80 +324,84 @@ class LetterBook:
     replayed: set[str] = field(default_factory=set)
 
     def add(self, record: Any) -> bool:
-        """Takes in one message; False if it is neither letter nor marker of the topic."""
+        """Adds a message; False if it is neither a dead letter nor a marker of the topic."""
         origin = (record.key or b"").decode(errors="replace")
         headers = {name: value.decode(errors="replace") for name, value in record.headers or ()}
         try:
-            topic, partition, offset = origin.split(":")
-            place = (int(partition), int(offset))
+            topic, partition_text, offset_text = origin.split(":")
+            partition, offset = int(partition_text), int(offset_text)
             if topic != self.topic:
                 return False
             if REPLAYED in headers:
-                self._close(origin)
+                self._end_replay(origin)
             elif REPLAYING in headers:
-                self._begin(origin, int(headers[REPLAYING]))
+                self._begin_replay(origin, int(headers[REPLAYING]))
             else:
-                moment = datetime.fromisoformat(headers[TIME])
-                text = (headers[COLUMN], headers[REASON])
-                self._open(DeadLetter(topic, *place, record.value, *text, moment))
+                column, reason = headers[COLUMN], headers[REASON]
+                found_at = datetime.fromisoformat(headers[TIME])
+                self._add_dead_letter(
+                    DeadLetter(topic, partition, offset, record.value, column, reason, found_at)
+                )
         except (KeyError, ValueError):
             return False
         return True
 
     def in_order(self) -> list[DeadLetter]:
-        """The outstanding letters by partition and offset."""
-        letters = self.outstanding.values()
-        return sorted(letters, key=lambda letter: (letter.partition, letter.offset))
+        """The outstanding dead letters by partition and offset."""
+        return sorted(self.outstanding.values(), key=lambda each: (each.partition, each.offset))
 
-    def _close(self, origin: str) -> None:
+    def _add_dead_letter(self, dead_letter: DeadLetter) -> None:
+        if dead_letter.origin not in self.replayed:
+            self.outstanding.setdefault(dead_letter.origin, dead_letter)
+
+    def _begin_replay(self, origin: str, end: int) -> None:
+        # Each attempt first searches for the row up to its own end, so the last end counts.
+        if origin not in self.replayed:
+            self.replaying[origin] = max(end, self.replaying.get(origin, 0))
+
+    def _end_replay(self, origin: str) -> None:
         self.replayed.add(origin)
         self.outstanding.pop(origin, None)
         self.replaying.pop(origin, None)
 
-    def _begin(self, origin: str, end: int) -> None:
-        # The last attempt began after the row had been looked for up to its end.
-        if origin not in self.replayed:
-            self.replaying[origin] = max(end, self.replaying.get(origin, 0))
 
-    def _open(self, letter: DeadLetter) -> None:
-        if letter.origin not in self.replayed:
-            self.outstanding.setdefault(letter.origin, letter)
-
-
-def read_letters(bootstrap_servers: str, topic: str) -> list[DeadLetter]:
-    """The letters of a topic that were not replayed, each once, by partition and offset.
+def read_dead_letters(bootstrap_servers: str, topic: str) -> list[DeadLetter]:
+    """The dead letters of a topic that were not replayed, each once, by partition and offset.
 
     Raises:
         SourceError: No broker answers, or there is no such topic.
     """
-    with looking(bootstrap_servers, topic) as reader:
-        return read_book(reader, topic).in_order()
+    with open_topic(bootstrap_servers, topic) as reader:
+        return read_dead_letter_topic(reader, topic).in_order()
 
 
-def read_book(reader: KafkaConsumer, topic: str) -> LetterBook:
-    """Reads a topic's dead-letter topic from begin to end; where there is none, nothing is in it.
+def read_dead_letter_topic(reader: KafkaConsumer, topic: str) -> DeadLetters:
+    """Reads all of a topic's dead-letter topic; the result is empty where there is none.
 
     Raises:
         KafkaError: The broker doesn't answer.
     """
-    book, foreign = LetterBook(topic), 0
+    found, foreign = DeadLetters(topic), 0
     for number in sorted(reader.partitions_for_topic(dead_topic(topic)) or ()):
         handle = TopicPartition(dead_topic(topic), number)
         begin = reader.beginning_offsets([handle])[handle]
         end = reader.end_offsets([handle])[handle]
         for record in records_between(reader, handle, begin, end):
-            foreign += not book.add(record)
+            foreign += not found.add(record)
     if foreign:
-        logger.warning("%s: %d messages are no letters of %s", dead_topic(topic), foreign, topic)
-    return book
+        logger.warning(
+            "%s: %d messages are not dead letters of %s", dead_topic(topic), foreign, topic
+        )
+    return found
 
 
 @contextmanager
-def looking(bootstrap_servers: str, topic: str) -> Iterator[KafkaConsumer]:
-    """A consumer without a group to look at a topic and its letters; Kafka's errors on one line.
+def open_topic(bootstrap_servers: str, topic: str) -> Iterator[KafkaConsumer]:
+    """A consumer without a group, to read a topic and its dead letters.
 
     Raises:
-        SourceError: No broker answers, or there is no such topic.
+        SourceError: No broker answers, there is no such topic, or Kafka raised an error inside the
+            block.
     """
     try:
         reader = open_reader(bootstrap_servers)

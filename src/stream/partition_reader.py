@@ -1,4 +1,4 @@
-"""Looks into a topic without a group: what a partition holds from one offset to another."""
+"""Reads a topic without a group: what a partition holds from one offset to another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_reader(bootstrap_servers: str) -> KafkaConsumer:
 
     Raises:
         KafkaError: No broker answers.
-        ValueError: The address is none.
+        ValueError: The address is malformed.
     """
     return KafkaConsumer(
         bootstrap_servers=bootstrap_servers.split(","),
@@ -33,16 +33,16 @@ def open_reader(bootstrap_servers: str) -> KafkaConsumer:
 def records_between(
     reader: KafkaConsumer, handle: TopicPartition, begin: int, end: int
 ) -> Iterator[Any]:
-    """The messages of a partition from offset ``begin`` to before ``end``, one fetch at a time.
+    """Reads the messages of a partition from offset ``begin`` up to ``end``, one fetch at a time.
 
     Args:
-        reader: Is assigned to this partition alone.
+        reader: Gets this partition assigned, and no other.
         handle: The partition.
         begin: Offset of the first message.
-        end: Offset behind the last one; messages up to there must exist or have existed.
+        end: Offset after the last one; messages up to there must exist or have existed.
 
     Raises:
-        KafkaError: The broker doesn't answer for ten seconds, or ``begin`` is deleted.
+        KafkaError: The broker doesn't answer for ten seconds, or the row at ``begin`` is deleted.
     """
     reader.assign([handle])
     reader.seek(handle, begin)

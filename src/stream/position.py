@@ -1,8 +1,8 @@
 """Where in the stream we are: which rows have been taken, and which comes next.
 
-A position says for each partition the next offset to take, and which partition the last row came
-from. The merge of the partitions is a function of just that (see ``src/channel/window.py``). So the
-same position and the same topic give the same rows in the same order.
+A position holds the next offset of each partition, and the partition of the last row. The merge of
+the partitions depends on nothing else (see ``src/channel/merge_order.py``). So the same position
+and the same topic yield the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Position:
 
 @dataclass(frozen=True)
 class PartitionLag:
-    """How far behind reading is in a partition: rows, and the age of the oldest in seconds."""
+    """How far reading lags in a partition: rows, and the age of the oldest in seconds."""
 
     rows: int
     seconds: float
@@ -68,11 +68,12 @@ class RowRange:
 
 
 class PositionTracker:
-    """Lets each row of the stream through exactly once, in order.
+    """Admits each row of the stream exactly once, in order.
 
-    Every row says its partition, its offset, and from which offset on it covers the partition
-    (``start``: less than the offset where rows before it could not be used). A row below the
-    position has been taken before and is skipped; a row whose start is above it leaves a gap.
+    Every row carries its partition, its offset and its ``start``. It covers the partition from
+    ``start`` to its offset. ``start`` is less than the offset where the rows before it could not
+    be used. A row below the position has been taken before and is skipped. A row whose start is
+    above the position leaves a gap.
     """
 
     def __init__(self, position: Position) -> None:
@@ -82,11 +83,11 @@ class PositionTracker:
 
     @property
     def position(self) -> Position:
-        """The position after all rows let through so far."""
+        """The position after all rows admitted so far."""
         return Position(dict(self._offsets), self._last_partition)
 
     def admit(self, partition: Array, start: Array, offset: Array) -> Array:
-        """Which stripes are new, and moves the position behind them.
+        """Returns which stripes are new, and moves the position after them.
 
         Args:
             partition: int32[stripes, shards], the partition of each row of each stripe.
@@ -98,7 +99,7 @@ class PositionTracker:
 
         Raises:
             GapError: Rows are missing or out of order, or only a part of a stripe is new. The
-                position stays where it was.
+                position does not change.
         """
         is_new = np.zeros(partition.size, dtype=bool)
         first, last = start.ravel(), offset.ravel()
@@ -129,7 +130,7 @@ class PositionTracker:
         """Which rows of one partition are new; checks that they follow without a gap."""
         expected = self._offsets.get(number, 0)
         if start[0] <= expected <= offset[0] and _follow_one_another(start, offset):
-            return np.ones(len(offset), dtype=bool)  # as nearly all windows are
+            return np.ones(len(offset), dtype=bool)  # nearly all windows
         new: Array = offset >= expected
         if not new.any():
             return new
@@ -153,7 +154,7 @@ def _follow_one_another(start: Array, offset: Array) -> bool:
 
 
 def advance(position: Position, partition: Array, offset: Array) -> Position:
-    """The position behind some rows, given in stream order.
+    """The position after some rows in stream order.
 
     Args:
         position: The position before them.
@@ -166,7 +167,7 @@ def advance(position: Position, partition: Array, offset: Array) -> Position:
 
 
 def advance_over(position: Position, ranges: Iterable[RowRange], last_partition: int) -> Position:
-    """The position behind rows that cover these ranges, the last of them of that partition."""
+    """The position after rows that cover these ranges; the last row is of ``last_partition``."""
     offsets = dict(position.offsets)
     for covered in ranges:
         offsets[covered.partition] = covered.last_offset + 1
@@ -174,12 +175,12 @@ def advance_over(position: Position, ranges: Iterable[RowRange], last_partition:
 
 
 def row_ranges(partition: Array, offset: Array) -> list[RowRange]:
-    """What some rows cover, one range for each partition among them."""
+    """The ranges that some rows cover, one for each partition among them."""
     return ranges_of_batches(partition[None], offset[None])[0]
 
 
 def ranges_of_batches(partition: Array, offset: Array) -> list[list[RowRange]]:
-    """What each of some batches covers, one range for each partition in it.
+    """The ranges that each batch covers, one for each partition in it.
 
     Args:
         partition: int32[batches, rows], in stream order.
@@ -188,8 +189,9 @@ def ranges_of_batches(partition: Array, offset: Array) -> list[list[RowRange]]:
     rows = partition.shape[1]
     if partition.size and (partition == partition[0, 0]).all():
         # One partition alone is a common case, and costs little.
+        number = int(partition[0, 0])
         ends = zip(offset[:, 0].tolist(), offset[:, -1].tolist())
-        return [[RowRange(int(partition[0, 0]), *covered, rows)] for covered in ends]
+        return [[RowRange(number, first, last, rows)] for first, last in ends]
     found: list[list[RowRange]] = [[] for _ in partition]
     ends_of_batches = rows * np.arange(len(partition) + 1)
     for number, here in _rows_by_partition(partition.ravel()):
@@ -198,10 +200,12 @@ def ranges_of_batches(partition: Array, offset: Array) -> list[list[RowRange]]:
         counts = np.diff(bounds)
         batches = np.flatnonzero(counts)
         offsets = offset.ravel()[places]
-        first, last = offsets[bounds[batches]], offsets[bounds[batches + 1] - 1]
-        numbers = (batches.tolist(), first.tolist(), last.tolist(), counts[batches].tolist())
-        for batch, *covered in zip(*numbers):
-            found[batch].append(RowRange(number, *covered))
+        firsts = offsets[bounds[batches]].tolist()
+        lasts = offsets[bounds[batches + 1] - 1].tolist()
+        for batch, first, last, count in zip(
+            batches.tolist(), firsts, lasts, counts[batches].tolist()
+        ):
+            found[batch].append(RowRange(number, first, last, count))
     return found
 
 
@@ -215,10 +219,10 @@ def _rows_by_partition(partition: Array) -> Iterator[tuple[int, Any]]:
 
 @dataclass(frozen=True)
 class Commit:
-    """What the group has committed: a position and the session of the trainer that did.
+    """What the group has committed: a position, and the session of the trainer that committed it.
 
     The session is 0 where only a consumer has committed, at the very start of a stream. ``ranks``
-    is how many ranks the trainer has, 0 where that is not said.
+    is how many ranks the trainer has, 0 where that is unknown.
     """
 
     position: Position
@@ -226,12 +230,12 @@ class Commit:
     ranks: int = 0
 
     def metadata(self) -> str:
-        """What travels beside the offsets in Kafka's commit."""
+        """The text that Kafka keeps beside the offsets of the commit."""
         fields = {"session": self.session, "last_partition": self.position.last_partition}
         return json.dumps({**fields, "ranks": self.ranks} if self.ranks else fields)
 
     @staticmethod
-    def from_offsets(offsets: Mapping[int, int], metadata: Optional[str]) -> Commit:
+    def from_offsets(offsets: Mapping[int, int], metadata: str | None) -> Commit:
         """Reads offsets and metadata; a foreign commit without ours counts as session 0."""
         try:
             fields = json.loads(metadata or "{}")

@@ -1,25 +1,26 @@
 """The producer: the rows of a file → one partition of the topic, in order, all of them delivered.
 
-Guarantee: ``produce_file`` returns a count of rows that the broker has acknowledged on all in-sync
-replicas. The producer is idempotent, so a retried request leaves no row twice, and keeps the order.
+Guarantee: the broker has acknowledged all rows that ``send_file`` counts, on all in-sync replicas.
+The producer is idempotent: a request that is retried keeps the order and sends no row twice.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Optional
+from typing import Any, BinaryIO, Callable
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from tqdm import tqdm
 
-from src.rows.criteo import is_header, json_message
+from src.rows.criteo import is_header
+from src.rows.json_wire import json_message
 from src.stream.partition_reader import ANSWER_SECONDS, open_reader, records_between
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class ProduceOptions:
         topic: The topic.
         value_format: "tsv" or "json".
         rate: Rows a second, 0 for as many as possible.
-        resume: Go on behind the partition's last row.
+        resume: Continue after the partition's last row.
     """
 
     bootstrap_servers: str
@@ -66,10 +67,10 @@ class ProduceOptions:
 
 
 def check_file(path: Path) -> None:
-    """Looks at a file before anything is sent.
+    """Checks a file before anything is sent.
 
     Raises:
-        ProduceError: It can't be read, or its first line is a header.
+        ProduceError: The file can't be read, or its first line is a header.
     """
     try:
         with open(path, "rb") as file:
@@ -81,7 +82,7 @@ def check_file(path: Path) -> None:
 
 
 def check_partitions(options: ProduceOptions, wanted: int) -> None:
-    """Makes sure that the topic has a partition for each file.
+    """Checks that the topic has a partition for each file.
 
     Raises:
         ProduceError: No broker answers, or the topic has too few partitions.
@@ -91,15 +92,15 @@ def check_partitions(options: ProduceOptions, wanted: int) -> None:
     if found < wanted:
         raise ProduceError(
             f"topic {options.topic} has {found} partitions, needed: {wanted}; "
-            f"kafka_client.py --topic={options.topic} --num_partitions={wanted} makes them"
+            f"kafka_client.py --topic={options.topic} --num_partitions={wanted} adds them"
         )
 
 
 def next_row(options: ProduceOptions, partition: int) -> int:
     """The number of the first row that the partition does not hold yet.
 
-    Behind the producer's last row there may be others, replayed dead letters for example, whose
-    keys are no row numbers.
+    Other rows may follow the producer's last row, replayed dead letters for example. Their keys are
+    not row numbers.
 
     Raises:
         ProduceError: No broker answers, or the rows are gone, or no key is a row number.
@@ -116,19 +117,19 @@ def next_row(options: ProduceOptions, partition: int) -> int:
 
 
 def _last_row_number(reader: KafkaConsumer, handle: TopicPartition, begin: int, end: int) -> int:
-    """Looks for the last key that is a row number, backwards and in growing steps."""
-    last_key: Optional[bytes] = None
-    behind, step = end, 1
-    while behind > begin:
-        first = max(begin, behind - step)
+    """Searches for the last key that is a row number, backwards and in growing steps."""
+    last_key: bytes | None = None
+    step_end, step = end, 1
+    while step_end > begin:
+        step_begin = max(begin, step_end - step)
         number = None
-        for record in records_between(reader, handle, first, behind):
-            last_key = record.key if behind == end else last_key
+        for record in records_between(reader, handle, step_begin, step_end):
+            last_key = record.key if step_end == end else last_key
             if record.key is not None and record.key.isdigit():
                 number = int(record.key)
         if number is not None:
             return number
-        behind, step = first, min(10 * step, MAX_STEP_BACK)
+        step_end, step = step_begin, min(10 * step, MAX_STEP_BACK)
     raise ProduceError(
         f"partition {handle.partition}: no key is a row number, the last one is {last_key!r}"
     )
@@ -136,7 +137,7 @@ def _last_row_number(reader: KafkaConsumer, handle: TopicPartition, begin: int, 
 
 @contextmanager
 def _reader(options: ProduceOptions) -> Iterator[KafkaConsumer]:
-    """A consumer without a group, to look at the topic; broker errors become ProduceError."""
+    """A consumer without a group, to inspect the topic; broker errors become ProduceError."""
     try:
         reader = open_reader(options.bootstrap_servers)
     except (KafkaError, ValueError) as error:
@@ -154,9 +155,9 @@ def _no_broker(options: ProduceOptions, error: Exception) -> ProduceError:
 
 
 class Deliveries:
-    """Counts the rows handed over, and what the broker has acknowledged of them.
+    """Counts the rows sent, and how many of them the broker has acknowledged.
 
-    ``sent`` is the caller's, the other counts are those of the Kafka producer's own thread.
+    The caller counts ``sent``. The Kafka producer's own thread counts the others.
     """
 
     def __init__(self, progress: Any) -> None:
@@ -169,7 +170,7 @@ class Deliveries:
 
     @property
     def unsettled(self) -> int:
-        """Rows handed over that were neither acknowledged nor given up."""
+        """Rows sent that were neither acknowledged nor given up."""
         return self.sent - self.delivered - self.failed
 
     def succeeded(self, metadata: Any) -> None:
@@ -179,21 +180,21 @@ class Deliveries:
         self._progress.update(1)
 
     def went_wrong(self, number: int, error: BaseException) -> None:
-        """The row of a number was given up."""
+        """The row with this number was given up."""
         self.failed += 1
         self.first_failure = self.first_failure or f"the first at line {number + 1}: {error}"
 
     def complaint(self) -> str:
-        """What was not delivered, in one line; empty where everything was."""
+        """One line on the rows that were not delivered; empty where all were."""
         undelivered = self.sent - self.delivered
         if not undelivered:
             return ""
         reason = self.first_failure or "no answer from the broker"
-        hole = "; rows behind it were, so --resume would leave a hole" if self.has_hole else ""
+        hole = "; rows after it were, so --resume would leave a hole" if self.has_hole else ""
         return f"{undelivered} rows were not delivered, {reason}{hole}"
 
 
-def produce_file(
+def send_file(
     path: Path, partition: int, options: ProduceOptions, stopped: Callable[[], bool]
 ) -> int:
     """Sends a file's rows to a partition.
@@ -202,7 +203,7 @@ def produce_file(
         path: The file.
         partition: The partition.
         options: Where to and how.
-        stopped: Asked between rows; True ends early, after what was sent is delivered.
+        stopped: Called between rows; True ends early, once what was sent is delivered.
 
     Returns:
         How many rows were delivered: all that were sent.
@@ -212,14 +213,15 @@ def produce_file(
     """
     first = next_row(options, partition) if options.resume else 0
     if first:
-        logger.info("%s: going on at row %d", path, first)
+        logger.info("%s: continuing at row %d", path, first)
     producer = _producer(options)
     problem = ""
     with tqdm(desc=path.name, unit=" rows", position=partition, mininterval=0.5) as progress:
         deliveries = Deliveries(progress)
         try:
             with open(path, "rb") as file:
-                _send_rows(file, first, producer, partition, options, deliveries, stopped)
+                rows = enumerate(_paced(file, options.rate, first, stopped), start=first)
+                _send_rows(rows, producer, partition, options, deliveries, stopped)
         except OSError as error:
             problem = error.strerror or str(error)
         except ValueError as error:
@@ -252,9 +254,9 @@ def _producer(options: ProduceOptions) -> KafkaProducer:
 
 
 def _settle(deliveries: Deliveries, stopped: Callable[[], bool]) -> None:
-    """Waits until every row is acknowledged or given up, less long once a stop is asked for.
+    """Waits until every row is acknowledged or given up; less long once a stop is asked for.
 
-    After a failure nothing is waited for: rows that follow a lost one need not arrive.
+    After a failure it does not wait: rows that follow a lost one need not arrive.
     """
     give_up_at = time.monotonic() + SETTLE_SECONDS
     stopping = False
@@ -269,20 +271,19 @@ def _close(producer: KafkaProducer) -> None:
     try:
         producer.close(timeout=CLOSE_SECONDS)
     except KafkaError:
-        # Rows are still under way; they are counted as not delivered, which is all there is to say.
+        # Rows are still in flight. They already count as not delivered.
         logger.debug("the Kafka producer did not close in time")
 
 
 def _send_rows(
-    file: BinaryIO,
-    first: int,
+    rows: Iterable[tuple[int, bytes]],
     producer: KafkaProducer,
     partition: int,
     options: ProduceOptions,
     deliveries: Deliveries,
     stopped: Callable[[], bool],
 ) -> None:
-    for number, line in enumerate(_paced(file, options.rate, first, stopped), start=first):
+    for number, line in rows:
         # The Kafka producer's own buffer has no bound.
         while deliveries.unsettled >= MAX_UNSETTLED_ROWS and not deliveries.failed:
             if stopped():
@@ -314,7 +315,7 @@ def _paced(file: BinaryIO, rate: float, first: int, stopped: Callable[[], bool])
     """The file's rows from ``first`` on, no faster than ``rate``.
 
     Raises:
-        ValueError: The file ends before ``first``: what was sent before is another file.
+        ValueError: The file ends before ``first``: another file was sent before.
     """
     skipped = sum(1 for _ in islice(file, first))
     if skipped < first:

@@ -1,10 +1,14 @@
 """Sends corrected rows back to where their dead letters came from, each exactly once.
 
-For each row an intent is written to the dead-letter topic first, with the end of the origin's
-partition; then the row is sent, with its origin as key; then the letter is marked as replayed. Each
-step is acknowledged before the next begins. A replay that was killed in between leaves an intent
-without a mark: the next one looks for the row from that end on, and sends it only if it is not
-there. Two replays of one topic must not run at the same time.
+Each row takes three steps:
+
+1. Its intent is written to the dead-letter topic, with the end of the origin's partition.
+2. The row is sent, with its origin as key.
+3. Its dead letter is marked as replayed.
+
+Each step is acknowledged before the next begins. A replay that was killed in between leaves an
+intent without a mark. Then the next replay searches for the row from that end on, and sends it only
+if it is not there. Two replays of one topic must not run at the same time.
 """
 
 from __future__ import annotations
@@ -12,26 +16,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from src.rows.criteo import parse_messages
+from src.rows.parsing import parse_messages
 from src.stream.broker import SourceError
 from src.stream.dead_letters import (
     REPLAYED,
     REPLAYING,
     DeadLetter,
-    LetterBook,
+    DeadLetters,
     Message,
     close_producer,
     dead_topic,
     deliver,
-    looking,
     now_text,
     open_producer,
-    read_book,
+    open_topic,
+    read_dead_letter_topic,
 )
 from src.stream.partition_reader import records_between
 
@@ -44,10 +47,10 @@ WAIT_SECONDS = 0.005
 
 @dataclass(frozen=True)
 class Correction:
-    """A corrected row: the letter's origin, ``topic:partition:offset``, and the new value."""
+    """A corrected row: the dead letter's origin, ``topic:partition:offset``, and the new value."""
 
     origin: str
-    value: Optional[bytes]
+    value: bytes | None
 
 
 @dataclass
@@ -56,12 +59,12 @@ class ReplayResult:
 
     Attributes:
         replayed: The rows sent, or in a dry run those that would be.
-        before: The rows that an earlier replay had sent already.
+        replayed_before: The rows that an earlier replay had sent already.
         refused: The rows not sent, and why.
     """
 
     replayed: list[str] = field(default_factory=list)
-    before: list[str] = field(default_factory=list)
+    replayed_before: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -72,36 +75,37 @@ def replay(
     value_format: str = "tsv",
     dry_run: bool = False,
 ) -> ReplayResult:
-    """Sends corrected rows to the partitions that their letters came from.
+    """Sends corrected rows to the partitions that their dead letters came from.
 
-    A row that is still bad, that no letter asks for, or that comes twice is refused; the rest goes
-    on. Replays that were cut short are finished first, of whichever rows.
+    A row is refused if it is still bad, has no dead letter, or is listed twice; the others are
+    sent. Replays that were interrupted are finished first, whatever their rows.
 
     Args:
         bootstrap_servers: host:port,...
         topic: The topic.
         corrections: The rows.
-        value_format: "tsv" or "json", the topic's wire.
-        dry_run: Only look, write nothing.
+        value_format: "tsv" or "json", the format of the topic's values.
+        dry_run: Only read, write nothing.
 
     Raises:
         SourceError: No broker answers, or there is no such topic.
     """
     result = ReplayResult()
-    with looking(bootstrap_servers, topic) as reader:
-        book = read_book(reader, topic)
+    with open_topic(bootstrap_servers, topic) as reader:
+        dead_letters = read_dead_letter_topic(reader, topic)
         ends = _ends(reader, topic)
-        search = _look_for_rows(reader, book, ends)
-        wanted = _choose(corrections, value_format, book, search, result)
-        for origin in [key for key in wanted if book.outstanding[key].partition not in ends]:
-            partition = book.outstanding[origin].partition
+        search = _search_rows(reader, dead_letters, ends)
+        wanted = _choose(corrections, value_format, dead_letters, search, result)
+        outstanding = dead_letters.outstanding
+        for origin in [key for key in wanted if outstanding[key].partition not in ends]:
+            partition = outstanding[origin].partition
             result.refused.append((origin, f"{topic} has no partition {partition}"))
             del wanted[origin]
         if dry_run:
             result.replayed = list(wanted)
             return result
         if search.delivered or wanted:
-            rows = [(book.outstanding[origin], value) for origin, value in wanted.items()]
+            rows = [_Row(outstanding[origin], value) for origin, value in wanted.items()]
             _write(bootstrap_servers, topic, search.delivered, rows, ends, result)
     return result
 
@@ -114,23 +118,38 @@ def _ends(reader: KafkaConsumer, topic: str) -> dict[int, int]:
 
 @dataclass
 class _Search:
-    """What is known of the replays that were cut short: rows that are there, rows that may be."""
+    """What is known of the replays that were interrupted.
+
+    Attributes:
+        delivered: Origins of the rows that are in the topic.
+        unclear: Origin → why nobody can tell, for rows that may be in the topic.
+    """
 
     delivered: set[str] = field(default_factory=set)
     unclear: dict[str, str] = field(default_factory=dict)
 
 
-def _look_for_rows(reader: KafkaConsumer, book: LetterBook, ends: Mapping[int, int]) -> _Search:
-    """Looks for the rows whose replay began, from where their partition ended then."""
+@dataclass(frozen=True)
+class _Row:
+    """A corrected row to be sent, and the dead letter that it replaces."""
+
+    dead_letter: DeadLetter
+    value: bytes
+
+
+def _search_rows(
+    reader: KafkaConsumer, dead_letters: DeadLetters, ends: Mapping[int, int]
+) -> _Search:
+    """Searches for the rows whose replay began, from where their partition ended then."""
     search = _Search()
     by_partition: dict[int, dict[str, int]] = {}
-    for origin, end in book.replaying.items():
+    for origin, end in dead_letters.replaying.items():
         partition = int(origin.split(":")[1])
         by_partition.setdefault(partition, {})[origin] = end
     for partition, begun in by_partition.items():
         if partition not in ends:
             continue
-        handle = TopicPartition(book.topic, partition)
+        handle = TopicPartition(dead_letters.topic, partition)
         first = reader.beginning_offsets([handle])[handle]
         for origin, end in begun.items():
             if end < first:
@@ -148,23 +167,23 @@ def _look_for_rows(reader: KafkaConsumer, book: LetterBook, ends: Mapping[int, i
 def _choose(
     corrections: Sequence[Correction],
     value_format: str,
-    book: LetterBook,
+    dead_letters: DeadLetters,
     search: _Search,
     result: ReplayResult,
 ) -> dict[str, bytes]:
-    """The rows to be sent, by origin; the others go to the result."""
+    """Returns the rows to be sent, by origin; the others go to the result."""
     values = [correction.value for correction in corrections]
     parsed = parse_messages(values, value_format)
     faults = {bad.index: f"{bad.column}: {bad.reason}" for bad in parsed.bad}
     wanted: dict[str, bytes] = {}
     for place, correction in enumerate(corrections):
         origin, value = correction.origin, correction.value
-        if origin in book.replayed or origin in search.delivered:
-            result.before.append(origin)
-        elif origin not in book.outstanding:
-            result.refused.append((origin, f"{book.topic} has no such dead letter"))
+        if origin in dead_letters.replayed or origin in search.delivered:
+            result.replayed_before.append(origin)
+        elif origin not in dead_letters.outstanding:
+            result.refused.append((origin, f"{dead_letters.topic} has no such dead letter"))
         elif origin in wanted:
-            result.refused.append((origin, "it comes twice, the first one counts"))
+            result.refused.append((origin, "it is listed twice, the first one counts"))
         elif place in faults:
             result.refused.append((origin, faults[place]))
         elif origin in search.unclear:
@@ -178,7 +197,7 @@ def _write(
     bootstrap_servers: str,
     topic: str,
     delivered: Iterable[str],
-    rows: Sequence[tuple[DeadLetter, bytes]],
+    rows: Sequence[_Row],
     ends: Mapping[int, int],
     result: ReplayResult,
 ) -> None:
@@ -193,7 +212,7 @@ def _write(
             _send_chunk(producer, rows[start : start + CHUNK_ROWS], ends, result)
     except KafkaError as error:
         raise SourceError(
-            f"the replay of {topic} is cut short, run again it goes on: {error}"
+            f"the replay of {topic} was interrupted, run it again to finish it: {error}"
         ) from None
     finally:
         close_producer(producer)
@@ -201,18 +220,18 @@ def _write(
 
 def _send_chunk(
     producer: KafkaProducer,
-    rows: Sequence[tuple[DeadLetter, bytes]],
+    rows: Sequence[_Row],
     ends: Mapping[int, int],
     result: ReplayResult,
 ) -> None:
-    _deliver_all(producer, [_intent(letter, ends[letter.partition]) for letter, _ in rows])
-    outcomes = deliver(producer, [_row(letter, value) for letter, value in rows], _wait)
-    done = [letter for (letter, _), error in zip(rows, outcomes) if error is None]
-    _deliver_all(producer, [_mark(letter.topic, letter.origin) for letter in done])
-    result.replayed += [letter.origin for letter in done]
-    for (letter, _), error in zip(rows, outcomes):
+    _deliver_all(producer, [_intent(row.dead_letter, ends) for row in rows])
+    outcomes = deliver(producer, [_message(row) for row in rows], _wait)
+    done = [row.dead_letter.origin for row, error in zip(rows, outcomes) if error is None]
+    _deliver_all(producer, [_mark(rows[0].dead_letter.topic, origin) for origin in done])
+    result.replayed += done
+    for row, error in zip(rows, outcomes):
         if isinstance(error, MessageSizeTooLargeError):
-            result.refused.append((letter.origin, f"larger than {MAX_ROW_BYTES} bytes"))
+            result.refused.append((row.dead_letter.origin, f"larger than {MAX_ROW_BYTES} bytes"))
         elif error is not None:
             raise error
 
@@ -228,15 +247,16 @@ def _wait() -> None:
     time.sleep(WAIT_SECONDS)
 
 
-def _intent(letter: DeadLetter, end: int) -> Message:
-    key = letter.origin.encode()
-    return Message(dead_topic(letter.topic), key, None, {REPLAYING: str(end)})
+def _intent(dead_letter: DeadLetter, ends: Mapping[int, int]) -> Message:
+    headers = {REPLAYING: str(ends[dead_letter.partition])}
+    return Message(dead_topic(dead_letter.topic), dead_letter.origin.encode(), None, headers)
 
 
-def _row(letter: DeadLetter, value: bytes) -> Message:
-    key = letter.origin.encode()
-    headers = {REPLAYED_FROM: letter.origin}
-    return Message(letter.topic, key, value, headers, letter.partition)
+def _message(row: _Row) -> Message:
+    origin = row.dead_letter.origin
+    headers = {REPLAYED_FROM: origin}
+    topic, partition = row.dead_letter.topic, row.dead_letter.partition
+    return Message(topic, origin.encode(), row.value, headers, partition)
 
 
 def _mark(topic: str, origin: str) -> Message:

@@ -1,10 +1,10 @@
-"""Creates the topic, or grows it."""
+"""Creates the topic, or adds partitions to it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.errors import (
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class TopicError(RuntimeError):
-    """The topic can't be made; one line says why.
+    """The topic can't be created; one line says why.
 
     Attributes:
-        retriable: Whether it may work later: a broker is away, or too few of them are there.
+        retriable: Whether it may work later: a broker is away, or there are too few brokers.
     """
 
     def __init__(self, reason: str, retriable: bool = False) -> None:
@@ -35,24 +35,24 @@ def ensure_topic(
     num_partitions: int,
     replication_factor: int,
     timeout_seconds: float = 10,
-    configs: Optional[Mapping[str, str]] = None,
+    configs: Mapping[str, str] | None = None,
 ) -> int:
-    """Makes sure that the topic has at least so many partitions.
+    """Creates the topic, or adds partitions where it has too few.
 
     Args:
         bootstrap_servers: host:port,...
         topic: Its name.
         num_partitions: The partitions wanted; a topic that has more keeps them.
-        replication_factor: Copies of each partition, where the topic is new; -1 for as many as
-            the broker makes by default.
-        timeout_seconds: How long a broker is waited for.
+        replication_factor: Copies of each partition, where the topic is new; -1 for the broker's
+            default.
+        timeout_seconds: How long to wait for a broker.
         configs: Kafka's settings of the topic, where it is new.
 
     Returns:
-        The partitions there are now.
+        How many partitions there are now.
 
     Raises:
-        TopicError: No broker answers or it refuses.
+        TopicError: No broker answers, or it refuses.
     """
     milliseconds = int(timeout_seconds * 1000)
     try:
@@ -87,7 +87,7 @@ def _create(
         "replication_factor": replication_factor,
         "configs": dict(configs),
     }
-    # The broker's own words are in the answer, a raised error would spell out the whole request.
+    # The answer holds the broker's own message; a raised error would print the whole request.
     answer = admin.create_topics({topic: options}, raise_errors=False)["topics"][0]
     if answer["error_code"] == TopicAlreadyExistsError.errno:
         return False
@@ -105,17 +105,17 @@ def _create(
 def _grow(admin: KafkaAdminClient, topic: str, num_partitions: int) -> int:
     present = len(admin.describe_topics([topic])[0]["partitions"])
     if present >= num_partitions:
-        logger.info("topic %s is there with %d partitions", topic, present)
+        logger.info("topic %s exists with %d partitions", topic, present)
         return present
     answer = admin.create_partitions({topic: num_partitions}, raise_errors=False)
     result = answer.to_dict()["results"][0]
     if result["error_code"]:
-        raise TopicError(f"topic {topic} can't grow: {_reason(result)}")
-    logger.info("topic %s grown from %d to %d partitions", topic, present, num_partitions)
+        raise TopicError(f"topic {topic} can't get more partitions: {_reason(result)}")
+    logger.info("topic %s now has %d partitions, it had %d", topic, num_partitions, present)
     return num_partitions
 
 
 def _reason(answer: Mapping[str, Any]) -> str:
     """Why the broker refused, on one line."""
-    said = answer.get("error_message") or for_code(answer["error_code"]).__name__
-    return " ".join(str(said).split())
+    message = answer.get("error_message") or for_code(answer["error_code"]).__name__
+    return " ".join(str(message).split())

@@ -25,7 +25,7 @@ from examples.demo.script import Script
 from examples.services.common import wait_until
 from examples.services.engine_service import EngineService, engine_processes
 from examples.services.kafka_service import KafkaService
-from src.stream.dead_letters import read_letters
+from src.stream.dead_letters import read_dead_letters
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource
 from tests.integration.crashes import (
@@ -444,7 +444,7 @@ def test_storm_of_bad_rows_stops_the_consumer_and_every_row_is_kept(stage: Stage
         consumer = pipeline.consumer(*CONSUMER_FLAGS, "--max_bad_fraction=1")
         await_step(pipeline, trainer, 4000 // BATCH_SIZE)
         assert trainer.stop(signal.SIGTERM) == 0, trainer.log()
-        letters = read_letters(stage.kafka.bootstrap_servers, pipeline.topic)
+        letters = read_dead_letters(stage.kafka.bootstrap_servers, pipeline.topic)
     assert [letter.value for letter in letters] == storm
     trained = sum(rows.rows for rows in pipeline.audit())
     assert trained == 4000

@@ -15,7 +15,7 @@ from examples.demo.script import Script
 from examples.services.common import wait_until
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
-from src.stream.dead_letters import read_letters
+from src.stream.dead_letters import read_dead_letters
 from tests.integration.crashes import equal_bit_for_bit
 from tests.integration.pipeline import (
     BATCH_SIZE,
@@ -194,7 +194,7 @@ def test_bad_rows_are_named_and_kept_and_the_rows_between_them_are_trained(
     assert bad == {(10, "row"), (11, "row"), (60, "label"), (61, "I1"), (104, "row")}
     counts = consumer.found(CONSUMED)
     assert counts is not None and counts[3] == "5"
-    letters = read_letters(pipeline.bootstrap_servers, pipeline.topic)
+    letters = read_dead_letters(pipeline.bootstrap_servers, pipeline.topic)
     assert {(letter.offset, letter.column) for letter in letters} == bad
     assert [letter.value for letter in letters] == [lines[letter.offset] for letter in letters]
 

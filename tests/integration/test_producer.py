@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
@@ -24,9 +24,12 @@ from src.stream.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 from tests.integration.pipeline import assert_ends, assert_nothing_left, assert_stops, sample_files
 
-Message = tuple[Optional[bytes], Optional[bytes]]
-
 PRODUCED = re.compile(r"produced (\d+) rows from (\d) files in [\d.]+ s \(\d+ rows/s\)")
+
+
+class Message(NamedTuple):
+    key: bytes | None
+    value: bytes | None
 
 
 @contextlib.contextmanager
@@ -54,7 +57,7 @@ def messages(address: str, topic: str, partition: int) -> list[Message]:
     found: list[Message] = []
     while len(found) < end:
         for record in consumer.poll(timeout_ms=1000).get(handle, []):
-            found.append((record.key, record.value))
+            found.append(Message(record.key, record.value))
     consumer.close()
     return found
 
@@ -62,7 +65,7 @@ def messages(address: str, topic: str, partition: int) -> list[Message]:
 def rows_of(path: Path) -> list[Message]:
     """The messages that a file should become."""
     lines = path.read_bytes().splitlines()
-    return [(b"%d" % number, line) for number, line in enumerate(lines)]
+    return [Message(b"%d" % number, line) for number, line in enumerate(lines)]
 
 
 def some_arrived(address: str, topic: str, rows: int) -> bool:
@@ -149,7 +152,7 @@ def test_killed_and_resumed_the_topic_holds_every_row_once(
     assert 300 <= begun < 3_000
     with run(tmp_path, address, name, files, "--resume") as script:
         assert_ends(script)
-        assert "going on at row" in script.log()
+        assert "continuing at row" in script.log()
     for partition, path in enumerate(files):
         assert messages(address, name, partition) == rows_of(path)
     with run(tmp_path, address, name, files, "--resume") as script:

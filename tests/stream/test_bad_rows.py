@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +11,7 @@ import consumer
 from src.stream.bad_rows import BadRowGuard, BrokenFeedError, OffsetRanges
 
 
-def too_many_at(good: list[bool], max_fraction: float, rows: int) -> Optional[int]:
+def too_many_at(good: list[bool], max_fraction: float, rows: int) -> int | None:
     """The first row at which too many of the last rows are bad, counted one by one."""
     for place in range(len(good)):
         last = good[max(place + 1 - rows, 0) : place + 1]

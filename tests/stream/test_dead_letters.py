@@ -1,4 +1,4 @@
-"""Letters and markers as messages, and the writer's patience with a broker held in memory."""
+"""Dead letters and markers as messages, and the writer's patience with a broker in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import namedtuple
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +17,8 @@ from src.stream import dead_letters
 from src.stream.broker import SourceError
 from src.stream.dead_letters import (
     DeadLetter,
+    DeadLetters,
     DeadLetterWriter,
-    LetterBook,
     Message,
     WritingStopped,
 )
@@ -28,7 +28,7 @@ Record = namedtuple("Record", "key value headers")
 MOMENT = datetime(2026, 11, 24, 10, 0, 0, 250_000, timezone.utc)
 
 
-def letter(offset: int, value: Optional[bytes] = b"no row", partition: int = 0) -> DeadLetter:
+def dead_letter(offset: int, value: bytes | None = b"no row", partition: int = 0) -> DeadLetter:
     return DeadLetter("clicks", partition, offset, value, "row", "1 fields, expected 40", MOMENT)
 
 
@@ -41,11 +41,11 @@ def marker(offset: int, name: str, text: str) -> Record:
     return Record(b"clicks:0:%d" % offset, None, [(name, text.encode())])
 
 
-def book_of(*records: Record) -> LetterBook:
-    book = LetterBook("clicks")
+def topic_of(*records: Record) -> DeadLetters:
+    topic = DeadLetters("clicks")
     for record in records:
-        assert book.add(record)
-    return book
+        assert topic.add(record)
+    return topic
 
 
 @given(
@@ -53,8 +53,8 @@ def book_of(*records: Record) -> LetterBook:
     st.text(st.characters(blacklist_categories=["Cs"])),
     st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)),
 )
-def test_a_letter_comes_back_from_its_message_as_it_was(
-    value: Optional[bytes], reason: str, moment: datetime
+def test_a_dead_letter_comes_back_from_its_message_as_it_was(
+    value: bytes | None, reason: str, moment: datetime
 ) -> None:
     moment = moment.replace(
         microsecond=moment.microsecond // 1000 * 1000, tzinfo=timezone(timedelta(hours=3))
@@ -62,39 +62,48 @@ def test_a_letter_comes_back_from_its_message_as_it_was(
     sent = DeadLetter("a.b-c_1", 3, 12345678901, value, "C7", reason, moment)
     message = sent.to_message()
     assert (message.topic, message.key) == ("a.b-c_1.dead", b"a.b-c_1:3:12345678901")
-    book = LetterBook("a.b-c_1")
-    assert book.add(record_of(message))
-    assert book.in_order() == [sent]
+    topic = DeadLetters("a.b-c_1")
+    assert topic.add(record_of(message))
+    assert topic.in_order() == [sent]
 
 
-def test_letters_come_once_each_by_partition_and_offset() -> None:
-    letters = [letter(7), letter(10), letter(9), letter(7), letter(3, partition=1), letter(10)]
-    book = book_of(*[record_of(each.to_message()) for each in letters])
-    assert [each.origin for each in book.in_order()] == [
-        *("clicks:0:7", "clicks:0:9", "clicks:0:10"),
+def test_dead_letters_come_once_each_by_partition_and_offset() -> None:
+    written = [
+        dead_letter(7),
+        dead_letter(10),
+        dead_letter(9),
+        dead_letter(7),
+        dead_letter(3, partition=1),
+        dead_letter(10),
+    ]
+    topic = topic_of(*[record_of(each.to_message()) for each in written])
+    assert [each.origin for each in topic.in_order()] == [
+        "clicks:0:7",
+        "clicks:0:9",
+        "clicks:0:10",
         "clicks:1:3",
     ]
 
 
-def test_a_tombstone_is_a_letter_and_a_marker_is_none() -> None:
-    book = book_of(record_of(letter(4, None).to_message()), marker(5, "replaying", "8"))
-    assert book.in_order() == [letter(4, None)]
-    assert book.replaying == {"clicks:0:5": 8}
+def test_a_tombstone_is_a_dead_letter_and_a_marker_is_none() -> None:
+    topic = topic_of(record_of(dead_letter(4, None).to_message()), marker(5, "replaying", "8"))
+    assert topic.in_order() == [dead_letter(4, None)]
+    assert topic.replaying == {"clicks:0:5": 8}
 
 
-def test_a_replayed_letter_is_outstanding_no_more_even_when_it_comes_again() -> None:
-    again = record_of(letter(4).to_message())
-    book = book_of(again, marker(4, "replaying", "9"), marker(4, "replayed", "now"), again)
-    assert book.in_order() == []
-    assert book.replayed == {"clicks:0:4"}
-    assert book.replaying == {}
+def test_a_replayed_dead_letter_is_outstanding_no_more_even_when_it_comes_again() -> None:
+    again = record_of(dead_letter(4).to_message())
+    topic = topic_of(again, marker(4, "replaying", "9"), marker(4, "replayed", "now"), again)
+    assert topic.in_order() == []
+    assert topic.replayed == {"clicks:0:4"}
+    assert topic.replaying == {}
 
 
-def test_the_last_of_several_attempts_counts_and_its_letter_stays_outstanding() -> None:
+def test_the_last_of_several_attempts_counts_and_its_dead_letter_stays_outstanding() -> None:
     attempts = [marker(4, "replaying", end) for end in ("9", "12")]
-    book = book_of(record_of(letter(4).to_message()), *attempts)
-    assert book.replaying == {"clicks:0:4": 12}
-    assert book.in_order() == [letter(4)]
+    topic = topic_of(record_of(dead_letter(4).to_message()), *attempts)
+    assert topic.replaying == {"clicks:0:4": 12}
+    assert topic.in_order() == [dead_letter(4)]
 
 
 @pytest.mark.parametrize(
@@ -109,16 +118,16 @@ def test_the_last_of_several_attempts_counts_and_its_letter_stays_outstanding() 
         Record(b"clicks:0:1", None, [("replaying", b"soon")]),
     ],
 )
-def test_what_is_neither_letter_nor_marker_of_the_topic_is_passed_over(record: Record) -> None:
-    book = LetterBook("clicks")
-    assert not book.add(record)
-    assert book == LetterBook("clicks")
+def test_what_is_neither_dead_letter_nor_marker_of_the_topic_is_passed_over(record: Record) -> None:
+    topic = DeadLetters("clicks")
+    assert not topic.add(record)
+    assert topic == DeadLetters("clicks")
 
 
 class Answer:
     """The future of one message: never done, failed or acknowledged."""
 
-    def __init__(self, error: Optional[KafkaError], is_done: bool) -> None:
+    def __init__(self, error: KafkaError | None, is_done: bool) -> None:
         self.exception = error
         self.is_done = is_done
 
@@ -127,7 +136,7 @@ class Answer:
 
 
 class MemoryProducer:
-    """Acknowledges messages, fails or stays silent, as ``moods`` says of one after another."""
+    """Acknowledges messages, fails or stays silent, as ``moods`` lists them one after another."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -148,7 +157,7 @@ class MemoryProducer:
 
 
 class Broker:
-    """What the writer meets; ``absences`` are raised one after another instead of connecting."""
+    """The writer's broker; ``absences`` are raised one after another instead of connecting."""
 
     def __init__(self) -> None:
         self.moods: list[Any] = []
@@ -177,14 +186,14 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     yield broker
 
 
-def test_topic_and_producer_are_made_with_the_first_letter_and_serve_the_others(
+def test_topic_and_producer_are_made_with_the_first_dead_letter_and_serve_the_others(
     broker: Broker,
 ) -> None:
     writer = DeadLetterWriter("host:1", "clicks")
     writer.write([])
     assert broker.producers == []
-    writer.write([letter(1), letter(2)])
-    writer.write([letter(3)])
+    writer.write([dead_letter(1), dead_letter(2)])
+    writer.write([dead_letter(3)])
     assert broker.keys == [b"clicks:0:1", b"clicks:0:2", b"clicks:0:3"]
     assert len(broker.producers) == len(broker.topics) == 1
     assert broker.topics[0][:4] == ("host:1", "clicks.dead", 1, -1)
@@ -196,7 +205,7 @@ def test_topic_and_producer_are_made_with_the_first_letter_and_serve_the_others(
 def test_what_fails_is_sent_again_by_a_new_producer(broker: Broker) -> None:
     broker.absences = [TopicError("away", retriable=True), KafkaTimeoutError("away")]
     broker.moods = ["well", KafkaTimeoutError("lost")]
-    DeadLetterWriter("host:1", "clicks", 30).write([letter(1), letter(2)])
+    DeadLetterWriter("host:1", "clicks", 30).write([dead_letter(1), dead_letter(2)])
     assert set(broker.keys) == {b"clicks:0:1", b"clicks:0:2"}
     assert [producer.is_closed for producer in broker.producers] == [True, False]
 
@@ -209,7 +218,7 @@ def test_a_refusal_is_final_at_once(broker: Broker, absence: Any, mood: Any) -> 
     broker.absences, broker.moods = [absence] if absence else [], [mood]
     began = time.monotonic()
     with pytest.raises(SourceError, match="1 bad rows can't be written to clicks.dead at host:1"):
-        DeadLetterWriter("host:1", "clicks", 30).write([letter(1)])
+        DeadLetterWriter("host:1", "clicks", 30).write([dead_letter(1)])
     assert time.monotonic() - began < 5
     assert broker.keys == []
 
@@ -218,7 +227,7 @@ def test_a_silent_broker_is_waited_for_reconnect_seconds(broker: Broker) -> None
     broker.moods = ["silent"] * 100
     began = time.monotonic()
     with pytest.raises(SourceError, match="no acknowledgement"):
-        DeadLetterWriter("host:1", "clicks", 0.3).write([letter(1)])
+        DeadLetterWriter("host:1", "clicks", 0.3).write([dead_letter(1)])
     assert 0.3 <= time.monotonic() - began < 5
 
 
@@ -227,7 +236,7 @@ def test_a_stop_ends_the_wait_for_a_silent_broker(broker: Broker) -> None:
     began = time.monotonic()
     writer = DeadLetterWriter("host:1", "clicks", 60, lambda: time.monotonic() > began + 0.1)
     with pytest.raises(WritingStopped):
-        writer.write([letter(1)])
+        writer.write([dead_letter(1)])
     assert time.monotonic() - began < 5
 
 
@@ -238,5 +247,5 @@ def test_many_bytes_are_sent_in_pieces_each_acknowledged_before_the_next(
     broker.moods = ["well"] * 2 + ["silent"] + ["well"] * 50
     writer = DeadLetterWriter("host:1", "clicks", 0.1)
     with pytest.raises(SourceError):
-        writer.write([letter(number, b"x" * 40) for number in range(50)])
+        writer.write([dead_letter(number, b"x" * 40) for number in range(50)])
     assert broker.keys == [b"clicks:0:0", b"clicks:0:1"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +29,7 @@ def admit(
     tracker: PositionTracker,
     rows: list[tuple[int, int]],
     shards: int = 1,
-    start: Optional[list[int]] = None,
+    start: list[int] | None = None,
 ) -> list[bool]:
     """Offers (partition, offset) rows in stream order, in stripes of ``shards``."""
     partition = np.array([row[0] for row in rows], dtype=np.int32).reshape(-1, shards)
@@ -71,7 +69,7 @@ def test_a_partition_unknown_so_far_begins_at_its_first_offset() -> None:
         admit(tracker, [(4, 9)])
 
 
-def test_offsets_of_bad_rows_are_covered_by_the_start_of_the_row_behind_them() -> None:
+def test_offsets_of_bad_rows_are_covered_by_the_start_of_the_row_after_them() -> None:
     tracker = PositionTracker(Position({0: 5}))
     assert admit(tracker, [(0, 7), (0, 12)], start=[5, 8]) == [True, True]
     assert tracker.position.offsets == {0: 13}
@@ -143,7 +141,7 @@ def columns(rows: list[tuple[int, int]]) -> tuple[Array, Array]:
     )
 
 
-def test_advance_goes_behind_the_last_row_of_each_partition() -> None:
+def test_advance_goes_after_the_last_row_of_each_partition() -> None:
     start = Position({0: 3, 1: 4, 2: 9}, 2)
     assert advance(start, *columns([(1, 4), (0, 3), (1, 8)])) == Position({0: 4, 1: 9, 2: 9}, 1)
     assert advance(start, *columns([])) == start
@@ -178,11 +176,24 @@ def test_a_commit_survives_its_metadata(position: Position, session: int) -> Non
 @pytest.mark.parametrize(
     "metadata",
     [
-        *(None, "", "hello", "42", "[]", "null", '"x"', "{}", '{"session": null}'),
-        *('{"session": [1]}', '{"session": NaN}', '{"session": Infinity}', '{"session": "x"}'),
-        *('{"session": 5, "last_partition": "x"}', "[" * 100_000, "\x00"),
+        None,
+        "",
+        "hello",
+        "42",
+        "[]",
+        "null",
+        '"x"',
+        "{}",
+        '{"session": null}',
+        '{"session": [1]}',
+        '{"session": NaN}',
+        '{"session": Infinity}',
+        '{"session": "x"}',
+        '{"session": 5, "last_partition": "x"}',
+        "[" * 100_000,
+        "\x00",
     ],
 )
-def test_a_foreign_commit_counts_as_session_0(metadata: Optional[str]) -> None:
+def test_a_foreign_commit_counts_as_session_0(metadata: str | None) -> None:
     commit = Commit.from_offsets({0: 7}, metadata)
     assert commit == Commit(Position({0: 7}, -1), 0)

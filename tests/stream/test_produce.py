@@ -1,4 +1,4 @@
-"""The producer's parts that need no broker: the files, the pace, the count, the flags."""
+"""The producer's parts that need no broker: the files, the pace, the count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from kafka.errors import KafkaTimeoutError
 from tqdm import tqdm
 
-import producer
 from src.rows.criteo import COLUMNS
 from src.stream.produce import Deliveries, ProduceError, _paced, _settle, check_file
 
@@ -99,7 +98,7 @@ def test_the_complaint_counts_the_rows_and_names_the_first_line() -> None:
     )
 
 
-def test_a_row_delivered_behind_a_lost_one_is_called_a_hole() -> None:
+def test_a_row_delivered_after_a_lost_one_is_called_a_hole() -> None:
     counts = deliveries(2)
     counts.went_wrong(0, KafkaTimeoutError("gone"))
     counts.succeeded(None)
@@ -115,27 +114,3 @@ def test_rows_without_an_answer_are_not_waited_for_long_after_a_stop(
     _settle(counts, lambda: True)
     assert time.monotonic() - began < 5.0
     assert counts.complaint() == "1 rows were not delivered, no answer from the broker"
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--rate=-1"],
-        ["--rate=nan"],
-        ["--rate=inf"],
-        ["--resume", "--value_format=json"],
-        ["--file1=", "--file2="],
-        ["--value_format=csv"],
-    ],
-)
-def test_flags_that_make_no_sense_are_refused(flags: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        producer.parse_args(flags)
-    assert caught.value.code == 2
-
-
-def test_the_documented_defaults() -> None:
-    arguments = producer.parse_args([])
-    assert (arguments.file1, arguments.file2) == ("./output1.tsv", "./output2.tsv")
-    assert (arguments.topic, arguments.bootstrap_servers) == ("python_test1", "localhost:9092")
-    assert (arguments.rate, arguments.value_format, arguments.resume) == (0.0, "tsv", False)
