@@ -29,8 +29,8 @@ NOTHING: Done = ()  # a graph can't hold annotated assignments, so it stands her
 class SumOverDuplicates(nn.Cell):  # type: ignore[misc]
     """Gives each of the n ids of a batch the gradient of its vocabulary row: [n, k] → [n, k].
 
-    Equal ids get equal sums, hence equal new values: it doesn't matter which of them is written
-    last. So nothing here has a shape that depends on how many ids are distinct.
+    Equal ids get equal sums, hence equal new values: it does not matter which is written last. So
+    no shape here depends on how many ids are distinct.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Ftrl(nn.Cell):  # type: ignore[misc]
     a' = a + g²;  z' = z + g - w · (√a' - √a) / lr
     w' = (sign(z')·l1 - z') / (√a' / lr + 2·l2), or 0 where |z'| <= l1
 
-    z (`linear`) starts at 0, whatever w starts at. So in the dense way the first step sets all
+    z (`linear`) starts at 0, also where w does not. So in the dense way the first step sets all
     weights to 0 that its batch does not touch.
     """
 
@@ -138,11 +138,11 @@ class TableAdam(nn.Cell):  # type: ignore[misc]
     """Adam for the embedding table; formulas as for `Adam`, whose step count it goes by.
 
     The table's gradient is l2_coef · table, plus the loss's gradient in at most n of its v rows.
-    Adam does not mind the unit of g: with g/c for g and eps/c for eps, m and v become m/c and v/c²
-    and p moves the same. In the unit c = l2_coef the gradient of an untouched row *is* the row, so
-    that the 64 MB of a dense gradient need neither be made nor read. That saves half the memory
-    traffic of the table's update, the larger part of a dense step. So beware: the table's state is
-    in the unit of the l2_coef that it was trained with (1 where there is no L2 term).
+    Adam does not depend on the unit of g. With g/c for g and eps/c for eps, m and v become m/c and
+    v/c², and p moves the same. In the unit c = l2_coef the gradient of an untouched row *is* the
+    row. So the 64 MB of a dense gradient need neither be made nor read. That saves half the memory
+    traffic of the table's update, which is the larger part of a dense step. Beware: the table's
+    state is in the unit of the l2_coef that it was trained with (1 where there is no L2 term).
     """
 
     def __init__(self, network: WideDeepModel, l2_coef: float) -> None:
@@ -208,9 +208,8 @@ class TableAdagrad(nn.Cell):  # type: ignore[misc]
 
     a' = a + mean(g²) over the row;  row -= lr · g / √a'
 
-    An id that comes for the first time moves by lr, whatever the size of its gradient, and one that
-    comes often moves less and less: each row has had as much of the learning rate as its rows have
-    taught it. The state is one number a row where Adam's is 2·e.
+    An id that comes for the first time moves by lr, however small its gradient is. An id that comes
+    often moves less and less. The state is one number per row; Adam's is 2·e numbers.
     """
 
     def __init__(self, network: WideDeepModel) -> None:

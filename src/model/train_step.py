@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 class TrainStepWrap(nn.Cell):  # type: ignore[misc]
     """One step of training, as `RecModel` wants it: losses, one backward pass, both optimizers.
 
-    The documented example goes back twice, once from either loss. But the losses differ by the L2
-    term alone, which knows no wide weight and has a gradient that can be written down: so once
-    from wide_loss is enough.
+    The documented example runs two backward passes, one from each loss. But the losses differ by
+    the L2 term alone. No wide weight is in that term, and its gradient can be written down. So one
+    backward pass, from wide_loss, is enough.
 
-    All state of training is in the parameters of this cell: a checkpoint of it holds everything
-    that continuing takes.
+    All state of training is in the parameters of this cell. A checkpoint of them is enough to
+    continue exactly.
 
     Args:
         network: the losses to train on; its parameters are moved in place.
@@ -82,15 +82,15 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
             id, wide_rows, deep_rows, gradients, wide_loss, logit
         )
         deep_loss = self.network.deep_loss(wide_loss)
-        # From here on parameters change in place; whatever is read must have been read by now.
+        # From here on parameters change in place: every read must come before.
         id = ops.depend(id, (deep_loss, gradients))  # noqa: A001
         done = self.update(id.reshape(-1), wide_rows, deep_rows, self.unscaled(gradients))
         return ops.depend(wide_loss, done), deep_loss, logit
 
     def row_state(self) -> list[tuple[Parameter, float]]:
-        """Every parameter that has a row for each id, with the value of a row that knows nothing.
+        """Every parameter that has a row for each id, with the value of an untrained row.
 
-        A fresh embedding is 0 and not random: it adds nothing to a score until it has learnt.
+        An untrained embedding is 0 and not random: it adds nothing to a score until it has learnt.
         """
         return [
             (self.model.wide_weight, 0.0),
@@ -133,7 +133,7 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         deep_rows: Tensor,
         gradients: tuple,  # type: ignore[type-arg]
     ) -> Done:
-        """Let both optimizers move what is theirs; ids are [n] here."""
+        """Let both optimizers move their parameters; ids are [n] here."""
         (wide_gradient, deep_gradient), weight_gradients = gradients
         wide_rows = wide_rows.reshape(-1, 1)  # [n, 1], as the gradients from here on
         deep_rows = deep_rows.reshape(self.embedding_shape)  # [n, e]

@@ -102,8 +102,8 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
     def logit(self, wide_rows: Tensor, deep_rows: Tensor, weight: Tensor) -> Tensor:
         """Score rows whose vocabulary entries are at hand; [b, 1].
 
-        It stands apart from `rows` so that a gradient can stop at the n entries of the batch: the
-        gradient of a whole table would be v rows of mostly zeros.
+        It is separate from `rows` so that a gradient can stop at the n entries of the batch. The
+        gradient of a whole table would be v rows, mostly zeros.
         """
         weight = weight.expand_dims(2)  # [b, f, 1]
         wide = (wide_rows * weight).sum(1) + self.wide_bias  # [b, 1]
@@ -120,9 +120,9 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
 class HalfSquaredNorm(nn.Cell):  # type: ignore[misc]
     """Σ x² / 2 of a large tensor, in one reading of it.
 
-    `ReduceSum(Square(x))` writes a second table first (64 MB at the defaults, 80–110 ms), and
-    `L2Loss` adds 16 million numbers up in a single float32 (on CPU 3 % off). A batch of inner
-    products does neither: x is cut into blocks, as many blocks as a block has elements or so.
+    `ReduceSum(Square(x))` writes a second table first (64 MB at the defaults, 80–110 ms). `L2Loss`
+    adds 16 million numbers up in a single float32 (on the CPU 3 % off). A batch of inner products
+    does neither. x is cut into blocks, about as many as a block has elements.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:

@@ -1,9 +1,9 @@
 """What the ranks exchange in a training step: gradients, ids, loss and logits, in one AllReduce.
 
-Each rank has b rows of a global batch of N · b. Summed over the ranks and divided by N the ranks'
-gradients are those of the mean loss over the global batch. Of an embedding table only the rows in
-the batch have a gradient from the loss, so what travels of it is at most n = b · f rows a rank and
-their ids, whatever the vocabulary; each rank then moves its whole, equal table by itself.
+Each rank has b rows of a global batch of N · b. The ranks' gradients, summed and divided by N, are
+those of the mean loss over the global batch. Of an embedding table only the rows in the batch have
+a gradient from the loss. So at most n = b · f rows per rank travel, with their ids, however large
+the vocabulary is. Each rank then moves its whole, equal table by itself.
 
 One buffer and one AllReduce: several could be started in a different order on different ranks.
 """
@@ -18,11 +18,11 @@ NOTHING: tuple[Tensor, ...] = ()  # a graph can't hold annotated assignments, so
 
 
 class Exchange(nn.Cell):  # type: ignore[misc]
-    """Makes global what a rank has worked out from its part of the batch.
+    """Turns the results of a rank's part of the batch into those of the global batch.
 
     The buffer is ``[gradients of the dense layers, loss | slot of rank 0 | … | slot of rank N-1]``.
-    What all ranks have a share of is summed; what is a rank's own stands in its slot, zero in the
-    others' buffers.
+    Shared values are summed. A rank's own values are in its slot, which is zero in the buffers of
+    the others.
 
     Args:
         rank: This rank.

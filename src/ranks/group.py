@@ -1,30 +1,25 @@
-"""The ranks of a launch: how they meet, and what they tell each other outside the training step.
+"""The ranks of a launch, and what they exchange outside the training step.
 
-Everything goes through one operator, the AllReduce of float32: on the CPU MindSpore 2.0.0 has no
-other. A rank fills its own slot of a zero buffer, so the sum is everybody's slot, exactly; bytes
-travel two at a time, as whole numbers below 65536, so that every bit pattern arrives as it was.
+All exchange uses one operator, the AllReduce of float32: on the CPU MindSpore 2.0.0 has no other. A
+rank fills its own slot of a zero buffer, so the sum holds every rank's slot exactly. Bytes travel
+two at a time, as whole numbers below 65536, so every bit pattern arrives unchanged.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from crc32c import crc32c
 from mindspore import Tensor, nn, ops
-from mindspore.communication import get_group_size, get_rank, init
 
 from src.process.arrays import Array
-from src.ranks.heartbeat import HeartbeatWriter, heartbeat_writer_from
-from src.ranks.placement import MEETING_VARIABLE, Placement, RankError, Role
+from src.ranks.heartbeat import HeartbeatWriter
+from src.ranks.placement import RankError
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +40,7 @@ class _Sum(nn.Cell):  # type: ignore[misc]
 
 
 class Ranks:
-    """All ranks, seen from one of them. Every method is to be called by all ranks alike.
+    """All ranks, seen from one of them. All ranks must call each method together.
 
     Args:
         rank: This one's number, from 0.
@@ -63,7 +58,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank speaks and writes for all."""
+        """Whether this rank prints and writes for all."""
         return self.rank == 0
 
     @property
@@ -96,10 +91,10 @@ class Ranks:
         return self.sum(slots)
 
     def share(self, message: Any) -> Any:
-        """What rank 0 says, on all ranks; what the others say is not asked for.
+        """Rank 0's message, on all ranks; the others' is ignored.
 
         Args:
-            message: Anything that JSON knows.
+            message: Anything that JSON can express.
         """
         if self.alone:
             return message
@@ -139,7 +134,8 @@ class Ranks:
             )
         logger.info(
             "the %d ranks hold equal weights, checksum %08x",
-            *(self.size, crc32c(sums.tobytes())),
+            self.size,
+            crc32c(sums.tobytes()),
         )
 
     def make_equal(self, network: nn.Cell) -> int:
@@ -183,7 +179,7 @@ def checksums(network: nn.Cell) -> Array:
 
 
 def first_line(error: BaseException) -> str:
-    """What MindSpore has to say of an error, without its rulers and its C++ stack."""
+    """The first line of a MindSpore error, without rulers and the C++ stack."""
     return next((line for line in str(error).splitlines() if line.strip(" -")), "")[:200]
 
 
@@ -199,66 +195,3 @@ def _bytes(halves: Array) -> bytes:
 def _some(names: Sequence[str], shown: int = 3) -> str:
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
-
-
-def meet(placement: Placement) -> Ranks:
-    """Waits for all ranks of the launch. MindSpore's device and graph mode must be set.
-
-    Raises:
-        RankError: They don't meet. Where MindSpore waits for ever, SIGALRM ends the process.
-    """
-    if placement.role is Role.ALONE:
-        return Ranks()
-    heartbeat = heartbeat_writer_from(dict(os.environ), placement.index)
-    seconds = int(os.environ.get(MEETING_VARIABLE, MEETING_SECONDS))
-    logger.info(
-        "%s: waiting for %d ranks to meet, %d s at most",
-        *(placement.role.value, placement.size, seconds),
-    )
-    with _killed_after(seconds):
-        try:
-            init()
-        except RuntimeError as error:
-            raise RankError(
-                f"the ranks did not meet: {' '.join(str(error).split())[:200]}"
-            ) from None
-        ranks = Ranks(get_rank(), get_group_size(), heartbeat)
-        ranks.sum(np.zeros(1, np.float32))  # that init returns does not mean that all are there
-    if ranks.size != placement.size:
-        raise RankError(f"{ranks.size} ranks have met, expected {placement.size}")
-    heartbeat.rank = ranks.rank  # from now on the launcher watches it
-    logger.info("rank %d of %d", ranks.rank, ranks.size)
-    return ranks
-
-
-def serve_as_scheduler() -> None:
-    """Serves the workers of a dynamic network; ends the process, after they have left."""
-    answer_without_haste()
-    seconds = int(os.environ.get(MEETING_VARIABLE, MEETING_SECONDS))
-    with _killed_after(seconds):
-        init()
-    sys.exit(0)  # MindSpore's scheduler serves from its exit handler
-
-
-def answer_without_haste() -> None:
-    """Keeps this process from taking the processor from a worker that it answers.
-
-    MindSpore 2.0.0's client sends and then waits for the answer to be announced; an answer that is
-    there before it waits is not noticed, and half a minute later the network is given up. So it
-    goes on a busy machine, where the scheduler, awoken by the request, runs in the worker's place.
-    """
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-@contextmanager
-def _killed_after(seconds: int) -> Iterator[None]:
-    """Lets the kernel end this process after some time.
-
-    MindSpore's start holds the interpreter, so neither a thread nor a handler of ours would run.
-    """
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)

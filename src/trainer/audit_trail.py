@@ -1,4 +1,4 @@
-"""The audit trail: a file that says which rows each step was trained on."""
+"""The audit trail: a file that lists the rows each step was trained on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def audit_line(step: int, rows: RowRange) -> str:
 
 
 def begin_audit(path: str, step: int, fresh: bool) -> None:
-    """Makes an audit trail say what the weights hold at a (re)start, and no more.
+    """Makes an audit trail list exactly the rows that the weights hold at a (re)start.
 
     The steps behind the last checkpoint are lost with the trainer that did them and will be done
     again: their lines are cut off. A trail of other weights is set aside.

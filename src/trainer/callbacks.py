@@ -1,6 +1,6 @@
 """What happens after each step: the ledger, the documented loss line, checkpoints and the stop.
 
-Steps are counted here and not taken from MindSpore: they go on across restarts, and are the same
+Steps are counted here and not taken from MindSpore. They continue across restarts, and are the same
 in feed mode and in sink mode.
 """
 
@@ -25,7 +25,7 @@ from src.watching.line_file import LineFile
 
 
 class TrainingStopped(Exception):  # noqa: N818 - a stop that was asked for is no error
-    """Raised from a callback: ``RecModel.online_train`` knows no other way to end."""
+    """Raised from a callback: ``RecModel.online_train`` has no other way to end."""
 
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818
@@ -97,7 +97,7 @@ class LedgerCallBack(ms.Callback):  # type: ignore[misc]
         self.close()
 
     def close(self) -> None:
-        """Closes the audit file; MindSpore does so when training ends in whatever way."""
+        """Closes the audit file; MindSpore calls this however training ends."""
         self._audit.close()
 
     def sync(self) -> None:
@@ -143,7 +143,7 @@ class LossCallBack(ms.Callback):  # type: ignore[misc]
         self.close()
 
     def close(self) -> None:
-        """Closes the loss file; MindSpore does so when training ends in whatever way."""
+        """Closes the loss file; MindSpore calls this however training ends."""
         self._file.close()
 
     def on_train_step_end(self, run_context: Any) -> None:

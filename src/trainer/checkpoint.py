@@ -45,12 +45,12 @@ class Unit:
 
     Attributes:
         step: Steps trained.
-        position: The position behind them.
+        position: The position after them.
         topic: The topic the position speaks of.
         dictionaries: Fingerprint of the dictionaries that made the ids.
         model: What the weights' shapes follow from.
         path: The .ckpt file.
-        extra: What else goes on with the weights, as JSON knows it; empty in older units.
+        extra: What else continues with the weights, as JSON; empty in older units.
     """
 
     step: int
@@ -122,17 +122,17 @@ class CheckpointStore:
     ) -> Unit:
         """Writes a unit, durable on return, and removes the oldest beyond ``keep_max``.
 
-        A unit of a later step can only be a damaged one that training has gone back behind; it is
+        A unit of a later step can only be a damaged one, as training has restarted before it. It is
         removed too.
 
         Args:
             network: All its parameters are saved, the optimizers' state with them.
             step: Steps trained.
-            position: The position behind them.
+            position: The position after them.
             topic: The topic the position speaks of.
             dictionaries: Fingerprint of the dictionaries that made the ids.
-            model: What the weights' shapes follow from, as JSON knows it.
-            extra: What else goes on with the weights, as JSON knows it; kept in the manifest.
+            model: What the weights' shapes follow from, as JSON.
+            extra: What else continues with the weights, as JSON; kept in the manifest.
             vocabulary: What ``Growth.dump`` gives, for ``read_vocabulary``.
 
         Raises:
@@ -269,7 +269,7 @@ class CheckpointStore:
         manifests = self._manifests()
         here = manifests.index(written.manifest_path)
         for manifest in manifests[:here]:
-            logger.warning("removing %s: training went back behind it", manifest)
+            logger.warning("removing %s: training restarted before it", manifest)
         for manifest in manifests[:here] + manifests[here + self._keep_max :]:
             try:
                 _remove_unit(manifest)

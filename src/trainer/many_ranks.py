@@ -23,7 +23,8 @@ from src.model.train_step import TrainStepWrap
 from src.model.wide_and_deep import NetWithLossClass
 from src.process.exit_handlers import exit_without_handlers, keep_modules_until_exit
 from src.process.stop import StopFlag
-from src.ranks.group import Ranks, first_line, meet, serve_as_scheduler
+from src.ranks.group import Ranks, first_line
+from src.ranks.meeting import meet, serve_as_scheduler
 from src.ranks.placement import NOT_MET_EXIT_CODE, Placement, RankError, Role, cpu_is_meant
 from src.ranks.rounds import ROUND_SECONDS, Lockstep, SharedSession
 from src.ranks.train_step import RankTrainStep

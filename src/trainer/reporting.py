@@ -1,7 +1,7 @@
-"""What a trainer says about itself: a log line and a JSON line every so many steps.
+"""Reports of a trainer: a log line and a JSON line every so many steps.
 
-Nothing here can end training: a broker that does not say how far the topic goes leaves the lag
-out, and a file that can't be written any more is named once and left alone.
+Nothing here can end training. If the broker does not return the end of the topic, the lag is left
+out. A file that can't be written any more is named once and then left alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LagProbe:
     """Asks how many rows of each partition are still ahead.
 
     Args:
-        ends: Where each partition ends, None where that is not known; asked at report time only.
+        ends: Returns where each partition ends, None where not known; called at reports only.
         clock: A monotonic clock, seconds.
     """
 
@@ -50,9 +50,9 @@ class LagProbe:
         self._ask_at = clock()
 
     def rows_ahead(self, position: Position) -> dict[int, int] | None:
-        """Partition → rows behind the position, bad ones among them; None where not known.
+        """Partition → rows after the position, bad ones included; None where not known.
 
-        After a broker has not answered it is left alone for a while: asking holds training up.
+        A broker that did not answer is left alone for a while, as asking delays training.
         """
         if self._clock() < self._ask_at:
             return None
@@ -65,7 +65,7 @@ class LagProbe:
 
 
 class StepTimer(ms.Callback):  # type: ignore[misc]
-    """Tells working from waiting; it must come last among the callbacks that take time."""
+    """Times work and waiting apart; it must come last among the callbacks that take time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,17 +103,17 @@ class _Interval:
 class MetricsCallBack(ms.Callback):  # type: ignore[misc]
     """Counts each step's scores and reports every so many steps.
 
-    It comes behind the ledger and the losses, and before the checkpoint, which saves its state.
+    It comes after the ledger and the losses, and before the checkpoint, which saves its state.
 
     Args:
-        progress: Gives step, position, losses and the batch's labels.
+        progress: Holds step, position, losses and the batch's labels.
         metrics: Counts the scores.
         timer: Times the steps.
-        lag: Says how far behind training is.
+        lag: Returns how many rows are not trained yet.
         report_steps: Steps between two reports; 0 for none.
         output: Takes the reports as JSON lines.
         session: The trainer's session.
-        numbers: Are told each step and each report.
+        numbers: Receive each step and each report, for Prometheus.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         self.close()
 
     def close(self) -> None:
-        """Reports on the last steps; MindSpore does so when training ends in whatever way."""
+        """Reports on the last steps; MindSpore calls this however training ends."""
         self.report_now()
         self._output.close()
         if not self._closed:
@@ -166,7 +166,7 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         step_seconds = time.perf_counter() - self._timer.began
         if self._numbers is not None:
             self._numbers.on_step(len(batch.labels), step_seconds, self._timer.waited)
-        if self._since is None:  # the first step compiles: it says nothing about the speed
+        if self._since is None:  # the first step compiles: its time is no measure of the speed
             self._since = (time.monotonic(), self._progress.rows_done)
         else:
             interval.timed_steps += 1

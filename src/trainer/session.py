@@ -1,8 +1,8 @@
-"""The trainer's session, by which the consumer knows for whom it reads, and from where.
+"""The trainer's session: its number tells the consumer for which trainer to read, and from where.
 
-A commit whose session is new to the consumer makes it go back to the committed position. That is
-how a trainer that has (re)started gets the rows behind its checkpoint, and how a running one gets
-rows again that were lost between the two: a queue's answer can die with the queue.
+A commit whose session is new to the consumer makes it go back to the committed position. So a
+trainer that has (re)started gets the rows after its checkpoint. A running trainer uses it too, to
+get rows again that were lost on the way: a queue's answer can die with the queue.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class TrainerSession:
     """Commits positions under the session's number.
 
-    ``commit`` runs in the training thread and ``read_again`` in that of the pipeline: a commit
-    of an old session behind that of a new one would send the consumer back to the old one.
+    ``commit`` runs in the training thread and ``read_again`` in that of the pipeline. A lock keeps
+    them in order: a commit of an old session after that of a new one would send the consumer back.
 
     Args:
         source: For the training thread.
@@ -50,13 +50,13 @@ class TrainerSession:
         source.commit(Commit(position, self.number, ranks))
 
     def commit(self, position: Position) -> None:
-        """Commits what a durable checkpoint has come to; a later commit makes up for a lost one."""
+        """Commits the position of a durable checkpoint; a later commit makes up for a lost one."""
         with self._lock:
             self._durable = position
             self._source.try_commit(Commit(position, self.number, self._ranks))
 
     def read_again(self) -> int:
-        """Has the consumer read again from the newest durable position, and says the new session.
+        """Has the consumer read again from the newest durable position; returns the new session.
 
         Raises:
             SourceError: The broker stayed away.

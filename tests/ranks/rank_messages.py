@@ -11,7 +11,7 @@ from mindspore import nn
 from src.process.stop import StopFlag
 from src.ranks.group import Ranks
 from src.ranks.placement import RankError
-from src.trainer.lockstep import Lockstep
+from src.ranks.rounds import Lockstep
 
 MESSAGE = {"text": "Größe", "numbers": [1, -2.5, 2**40], "nothing": None}
 # What float32 has of odd values: each must arrive as it was sent.

@@ -30,7 +30,7 @@ import mindspore as ms
 import numpy as np
 
 from src.process.exit_handlers import exit_without_handlers
-from src.ranks.group import meet, serve_as_scheduler
+from src.ranks.meeting import meet, serve_as_scheduler
 from tests.ranks.rank_messages import talk
 from tests.ranks.rank_step import KINDS, train_kind
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ import pytest
 from src.process.arrays import Array
 from src.process.ports import free_port
 from src.process.stop import StopFlag
-from src.ranks.group import Ranks, answer_without_haste
+from src.ranks.group import Ranks
 from src.ranks.launch import launch_of, parse_args
+from src.ranks.meeting import run_as_batch_process
 from src.ranks.supervisor import Supervisor
 from tests.ranks.rank_messages import MESSAGE, ODD, Weights
 from tests.ranks.rank_step import KINDS
@@ -40,8 +40,6 @@ pytestmark = pytest.mark.timeout(400)  # six tries to meet, of 25 s and some
 def launch(folder: Path, launcher: str, size: int, steps: int = STEPS) -> Path:
     """Runs the ranks of a launch, which leave in the folder what they have trained and heard."""
     if launcher == "mpirun" and size > 1:
-        if shutil.which("mpirun") is None:
-            pytest.skip("mpirun is not installed (Debian: openmpi-bin)")
         told = ["mpirun", str(size), "127.0.0.1"]
     else:
         told = ["network", str(size), "127.0.0.1", str(free_port()), "127.0.0.1"]
@@ -185,7 +183,7 @@ def test_a_rank_that_is_alone_talks_to_itself() -> None:
 def test_a_scheduler_does_not_take_the_processor_from_those_it_answers() -> None:
     before = os.sched_getscheduler(0)
     try:
-        answer_without_haste()
+        run_as_batch_process()
         assert os.sched_getscheduler(0) == os.SCHED_BATCH
     finally:
         os.sched_setscheduler(0, before, os.sched_param(0))
