@@ -256,7 +256,7 @@ def test_key_missing_from_the_default_file_is_named(tmp_path: Path) -> None:
         load_config([], path)
 
 
-def test_choices_fit_what_the_model_knows() -> None:
+def test_choices_are_among_those_of_the_model() -> None:
     model: Any = pytest.importorskip("src.model.model_config")
     choices = read_defaults().choices
     assert set(choices["deep_layer_act"]) <= set(model.ACTIVATIONS)

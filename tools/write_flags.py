@@ -191,13 +191,16 @@ def table(flags: Mapping[str, Sequence[Flag]], title: str = "") -> str:
     for owner, own in flags.items():
         for flag in own:
             owners.setdefault(flag, []).append(owner)
-    rows = [["flag", "default", *([title] if title else []), "meaning"]]
-    rows.append(["---"] * len(rows[0]))
+    heading = ["flag", "default", title, "meaning"] if title else ["flag", "default", "meaning"]
+    lines = [row(heading), row(["---"] * len(heading))]
     for flag, names in owners.items():
-        by = ["all" if len(names) == len(flags) else ", ".join(names)] if title else []
-        default = flag.default if flag.default in ("", "required") else f"`{flag.default}`"
-        rows.append([f"`{flag.name}`", default, *by, flag.meaning])
-    return "".join(map(row, rows))
+        cells = [f"`{flag.name}`", flag.default, flag.meaning]
+        if flag.default not in ("", "required"):
+            cells[1] = f"`{flag.default}`"
+        if title:
+            cells.insert(2, "all" if len(names) == len(flags) else ", ".join(names))
+        lines.append(row(cells))
+    return "".join(lines)
 
 
 def row(cells: Iterable[str]) -> str:

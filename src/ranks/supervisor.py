@@ -208,6 +208,9 @@ class Supervisor:
         )
         return _Process(name, index, process, readers)
 
+    def _processes(self) -> list[_Process]:
+        return self._ranks if self._scheduler is None else [*self._ranks, self._scheduler]
+
     # --- watching
 
     def _watch(self, heartbeats: Path) -> End:
@@ -236,9 +239,9 @@ class Supervisor:
                 rank.process.send_signal(number)
 
     def _fault(self, stop_sent_at: float | None) -> str | None:
-        """A process that ended too early or too late; "" where the exit codes tell all."""
+        """What is wrong, None for nothing; "" if a rank has failed, as its exit code shows."""
         now = time.monotonic()
-        for process in (*self._ranks, *((self._scheduler,) if self._scheduler else ())):
+        for process in self._processes():
             if process.code is not None and process.ended_at is None:
                 process.ended_at = now
         if any(rank.code for rank in self._ranks):
@@ -319,7 +322,7 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """Ends every process that still runs."""
-        everyone = [*self._ranks, *([self._scheduler] if self._scheduler else [])]
+        processes = self._processes()
         for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, END_SECONDS)):
             running = [process for process in self._ranks if process.code is None]
             if not running:
@@ -335,10 +338,10 @@ class Supervisor:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._scheduler.process.wait(END_SECONDS if is_needed else 0)
             self._scheduler.process.kill()
-        for process in everyone:
+        for process in processes:
             process.process.wait()
         give_up_at = time.monotonic() + END_SECONDS  # a grandchild may still hold their pipe
-        for reader in (reader for process in everyone for reader in process.readers):
+        for reader in (reader for process in processes for reader in process.readers):
             reader.join(max(0.0, give_up_at - time.monotonic()))
 
 

@@ -106,7 +106,7 @@ def test_one_class_alone_has_a_loss_but_no_auc(label: float) -> None:
     assert (scores.calibration is None) == (label == 0.0)
 
 
-def test_no_rows_have_no_scores_and_json_knows_them() -> None:
+def test_no_rows_have_no_scores_and_json_can_hold_them() -> None:
     metrics = ProgressiveMetrics()
     nothing = Scores(0, 0, None, None, None, None)
     assert metrics.window().scores() == metrics.life().scores() == nothing
