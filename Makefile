@@ -25,7 +25,7 @@ demo-ranks: setup ## the whole flow on two ranks, by each of the two launchers
 	@python examples/quickstart.py --ranks=2 --launcher=mpirun --steps=50
 
 test: setup ## all tests: the ones with real services, and the unit tests beside them
-	@python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need no services
 	@python -m pytest -m "not integration" $(PYTEST_ARGS)

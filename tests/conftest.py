@@ -1,11 +1,10 @@
-"""Marks integration tests by their folder and shares the tests out to two processes."""
+"""Marks integration tests by their folder and shares the tests out to several processes."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
 
 import hypothesis
 import pytest
@@ -16,33 +15,42 @@ from src.process.exit_handlers import keep_modules_until_exit
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
-INTEGRATION = Path(__file__).parent / "integration"
-ONLY_A_BROKER = {
-    "test_dead_letters.py",
-    "test_kafka_source.py",
-    "test_producer.py",
-    "test_replay.py",
-    "test_topic.py",
+HERE = Path(__file__).parent
+# Tests of a group share a process, and in it a broker and what their fixtures have made. What takes
+# longest comes first; the tests without a group fill up what is left. The first group stops the
+# engine for a while, so it starts beside tests that do not need it.
+GROUPS = {
+    "documents": ("test_readme.py",),
+    "broker": (
+        "test_dead_letters.py",
+        "test_kafka_source.py",
+        "test_local_services.py",
+        "test_producer.py",
+        "test_replay.py",
+        "test_topic.py",
+    ),
+    "many ranks": (),  # tests/ranks, which is no group: its tests mostly wait
+    "quickstart": ("test_quickstart.py",),
+    "pipeline": ("test_end_to_end.py",),
+    "engine": (),  # all others that need it
+    "": (),
 }
-# The longest group comes first, the unit tests and the shorter group run beside it.
-ORDER = {"engine": 0, None: 1, "broker": 2}
+ORDER = list(GROUPS)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        group = _group(item)
-        if group is not None:
+        if HERE / "integration" in item.path.parents:
             item.add_marker(pytest.mark.integration)
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: ORDER[_group(item)])
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: ORDER.index(_group(item)))
 
 
-def _group(item: pytest.Item) -> Optional[str]:
-    """Tests of a group share a process: a host has one engine, and each group has one broker."""
-    if INTEGRATION not in item.path.parents:
-        return None
-    return "broker" if item.path.name in ONLY_A_BROKER else "engine"
+def _group(item: pytest.Item) -> str:
+    if HERE / "integration" not in item.path.parents:
+        return "many ranks" if HERE / "ranks" in item.path.parents else ""
+    return next((group for group, names in GROUPS.items() if item.path.name in names), "engine")
 
 
 @pytest.fixture

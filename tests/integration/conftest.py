@@ -1,20 +1,22 @@
-"""The real services: one private broker and one engine for the whole run."""
+"""The real services: a private broker for each test process, and one engine for all of them."""
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 import pytest
 from kafka import KafkaAdminClient
 
-from examples.services.engine_service import EngineService, engine_processes
+from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
 from src.process.ports import free_port
 from tests.integration.crashes import HEADER, OUTCOMES
 from tests.integration.ranks import RANK_HEADER, RANK_OUTCOMES
+from tests.integration.shared_engine import SharedEngine
 
 
 def pytest_terminal_summary(
@@ -39,12 +41,31 @@ def kafka_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSer
         yield service
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Function) -> Generator[None, object, object]:
+    """Lets tests that use the engine run beside each other, but not beside one that stops it."""
+    if "engine" not in item.fixturenames:
+        return (yield)
+    with _shared_engine(item.config).during_a_test():
+        return (yield)
+
+
+def _shared_engine(config: pytest.Config) -> SharedEngine:
+    factory: pytest.TempPathFactory = config._tmp_path_factory  # type: ignore[attr-defined]
+    folder = factory.getbasetemp()
+    # xdist gives each of its processes a folder in a common one.
+    return SharedEngine(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+
+
 @pytest.fixture(scope="session")
-def engine() -> Iterator[EngineService]:
-    with EngineService() as service:
-        started_here = service.started_here
+def shared_engine(pytestconfig: pytest.Config) -> SharedEngine:
+    return _shared_engine(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def engine(shared_engine: SharedEngine) -> Iterator[EngineService]:
+    with shared_engine.used() as service:
         yield service
-    assert not (started_here and engine_processes())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the crash tests share: a stream of known length, moments to kill at, and the proof."""
+"""What the crash tests share: a stream of known length, moments to kill at, and the checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import mindspore as ms
 import pytest
@@ -44,16 +43,16 @@ OUTCOMES: pytest.StashKey[list[Outcome]] = pytest.StashKey()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a scenario has come to.
+    """The result of a scenario.
 
     Attributes:
         scenario: Its name.
-        kills: How often something was killed or stopped.
+        kills: How many times something was killed or stopped.
         lost: Rows of the topic that the audit trail lacks.
         doubled: Rows that it holds more than once.
-        redone: Steps that were trained again because they were lost with a trainer.
+        redone: Steps that were trained again because a killed trainer lost them.
         equal: Whether weights and optimizer state are those of the undisturbed run.
-        notes: What else is worth knowing.
+        notes: Remarks for the table.
     """
 
     scenario: str
@@ -121,7 +120,7 @@ def step_reached(pipeline: Pipeline) -> int:
 
 
 def await_step(pipeline: Pipeline, trainer: Script, step: int, timeout: float = LONG) -> None:
-    """Waits until the trainer has come to a step; fails when it ends before."""
+    """Waits until the trainer has reached a step; fails if it ends before that."""
     assert wait_until(
         lambda: step_reached(pipeline) >= step or trainer.code is not None, timeout, 0.002
     ), f"step {step_reached(pipeline)} after {timeout:.0f} s, waited for {step}\n{trainer.log()}"
@@ -129,17 +128,17 @@ def await_step(pipeline: Pipeline, trainer: Script, step: int, timeout: float = 
 
 
 def moments(seed: int, kills: int) -> list[int]:
-    """At which steps to strike: some random ones, in order, none at the very ends."""
+    """The steps to kill at: random ones in ascending order, none near either end."""
     return sorted(random.Random(seed).sample(range(10, STEPS - 30), kills))
 
 
 def await_a_checkpoint_under_way(folder: Path) -> None:
-    """Returns while a checkpoint is being written; after five seconds all the same."""
+    """Returns while a checkpoint is being written, or after five seconds."""
     _spin(lambda: any((folder / "ckpt").glob(".*.writing.ckpt")))
 
 
 def await_a_new_checkpoint(folder: Path) -> None:
-    """Returns as soon as a new checkpoint is whole; after five seconds all the same."""
+    """Returns as soon as a new checkpoint is complete, or after five seconds."""
     before = set((folder / "ckpt").glob("*.json"))
     _spin(lambda: bool(set((folder / "ckpt").glob("*.json")) - before))
 
@@ -153,7 +152,7 @@ def _spin(condition: Callable[[], bool]) -> None:
 
 
 def cut_in_writing(folder: Path) -> bool:
-    """Whether the trainer that was just killed died in the middle of a checkpoint."""
+    """Whether the killed trainer died while it wrote a checkpoint."""
     names = {path.stem for path in (folder / "ckpt").glob("*.json")}
     torn = any((folder / "ckpt").glob(".*.writing.ckpt"))
     return torn or any(path.stem not in names for path in (folder / "ckpt").glob("w*.ckpt"))
@@ -194,7 +193,7 @@ def judge(
     reference: Weights,
     notes: str = "",
 ) -> Outcome:
-    """Counts what the audit trail says and compares the weights."""
+    """Counts the rows in the audit trail and compares the weights."""
     counted = count_rows(pipeline.audit())
     wanted = Counter({(part, offset) for part in (0, 1) for offset in range(ROWS // 2)})
     steps = [int(found[1]) for line in pipeline.loss_lines if (found := STEP.search(line))]
@@ -219,7 +218,7 @@ def count_rows(audit: list[AuditedRows]) -> Counter[tuple[int, int]]:
     return counted
 
 
-def assert_exact(outcome: Optional[Outcome]) -> None:
+def assert_exact(outcome: Outcome | None) -> None:
     """Fails unless no row was lost or doubled and the weights are equal."""
     assert outcome is not None
     assert (outcome.lost, outcome.doubled, outcome.equal) == (0, 0, True), f"\n{HEADER}\n{outcome}"

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import psutil
 import pytest
@@ -29,7 +28,9 @@ from src.stream.topic import ensure_topic
 BATCH_SIZE = 50
 VOCAB_SIZE = 2000
 SMALL_MODEL = (
-    *(f"--vocab_size={VOCAB_SIZE}", "--emb_dim=8", "--deep_layer_dim=32,16"),
+    f"--vocab_size={VOCAB_SIZE}",
+    "--emb_dim=8",
+    "--deep_layer_dim=32,16",
     f"--batch_size={BATCH_SIZE}",
 )
 LONG = 120.0  # seconds; a script that takes longer hangs
@@ -71,7 +72,7 @@ class DictionaryFiles:
 
 
 def growing_flags(dictionaries: DictionaryFiles) -> list[str]:
-    """Flags of consumer and trainer that let few values grow in and many take the ids of others."""
+    """Flags of consumer and trainer for a growing vocabulary in which many values replace others."""
     ids = len(pickle.loads(dictionaries.map_dict.read_bytes()))
     room = 200
     return [
@@ -89,7 +90,7 @@ class Pipeline:
         bootstrap_servers: The broker.
         dictionaries: The consumer's.
         num_partitions: Of the topic that is made.
-        topic: A topic that is there already, instead.
+        topic: An existing topic to use instead.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Pipeline:
         bootstrap_servers: str,
         dictionaries: DictionaryFiles,
         num_partitions: int,
-        topic: Optional[str] = None,
+        topic: str | None = None,
     ) -> None:
         self.folder = folder
         self.bootstrap_servers = bootstrap_servers
@@ -136,7 +137,7 @@ class Pipeline:
         return self._start("online_train", *fixed, *flags)
 
     def ranks(self, launcher: str, size: int, *flags: str) -> Script:
-        """Starts the trainer on several ranks; what it prints goes to ``loss_lines``.
+        """Starts the trainer on several ranks; its stdout goes to ``loss_lines``.
 
         Args:
             launcher: A key of ``examples.quickstart.LAUNCHERS``.
@@ -157,7 +158,7 @@ class Pipeline:
         return self._scripts[-1].log()
 
     def audit(self) -> list[AuditedRows]:
-        """What was trained, over all runs."""
+        """The audit trail of all runs."""
         path = self.folder / "audit.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [AuditedRows(**json.loads(line)) for line in lines]
@@ -179,7 +180,7 @@ class Pipeline:
 
 
 def sample_files(folder: Path, rows: int, partitions: int) -> list[Path]:
-    """Sample rows, dealt to one file for each partition."""
+    """Sample rows, dealt to one file per partition."""
     files = [folder / f"output{number + 1}.tsv" for number in range(partitions)]
     write_sample(files, rows)
     return files
@@ -189,7 +190,7 @@ def wait_for(script: Script, pattern: re.Pattern[str], timeout: float = LONG) ->
     """Waits until a script has logged something; fails when it ends before."""
     wait_until(lambda: bool(script.found(pattern)) or script.code is not None, timeout, 0.05)
     if not script.found(pattern):
-        pytest.fail(f"{script.name}.py never said {pattern.pattern!r}:\n{script.log()}")
+        pytest.fail(f"{script.name}.py never logged {pattern.pattern!r}:\n{script.log()}")
 
 
 def assert_ends(script: Script, timeout: float = LONG) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of many ranks share: their stream, their processes, and the row of the table."""
+"""What the tests of many ranks share: the stream, the processes, and the rows of the table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 import psutil
@@ -37,24 +36,24 @@ RANK_OUTCOMES: pytest.StashKey[list[RankOutcome]] = pytest.StashKey()
 
 @dataclass(frozen=True)
 class RankOutcome:
-    """What a launch has come to.
+    """The result of a launch.
 
     Attributes:
-        launcher: Which one, or several in the order of their turns.
-        ranks: How many, likewise.
-        fault: What happened to it.
+        launcher: Its key, or several in the order of the launches.
+        ranks: Its number of ranks, or several likewise.
+        fault: What was done to it.
         end: How the launch ended.
         seconds: From the fault to the end.
         lost: Rows of the topic that the audit trail lacks.
         doubled: Rows that it holds more than once.
-        equal: What the weights are compared with those of an undisturbed run.
+        equal: How the weights compare with those of an undisturbed run.
     """
 
     launcher: str
     ranks: str
     fault: str
     end: str
-    seconds: Optional[float]
+    seconds: float | None
     lost: int
     doubled: int
     equal: str
@@ -74,7 +73,7 @@ RANK_HEADER = (
 
 
 def consumer_flags(ranks: int) -> tuple[str, ...]:
-    """A consumer's flags that make for small windows."""
+    """Flags of a consumer with small windows."""
     size = 480 // ranks
     return (f"--num_shards={ranks}", f"--window_size={size}", f"--max_window_size={size}")
 
@@ -98,7 +97,7 @@ def start_ranks(pipeline: Pipeline, launcher: str, ranks: int, *flags: str) -> S
 
 
 def finish(pipeline: Pipeline, trainer: Script) -> None:
-    """Lets the trainer come to the last row and stops it."""
+    """Waits for the trainer's last step and stops it."""
     await_step(pipeline, trainer, STEPS, START_SECONDS)
     assert trainer.stop(signal.SIGTERM, timeout=LONG) == 0, trainer.log()
 
@@ -107,8 +106,8 @@ def worker(launch: Script, index: int) -> psutil.Process:
     """The process of a rank, by the launcher's number."""
     names = (INDEX_VARIABLE, "OMPI_COMM_WORLD_RANK")
     for process in _trainers_of(launch):
-        told = process.environ()
-        if any(told.get(name) == str(index) for name in names):
+        environment = process.environ()
+        if any(environment.get(name) == str(index) for name in names):
             return process
     raise AssertionError(f"no worker {index}:\n{launch.log()}")
 
@@ -131,7 +130,7 @@ def _trainers_of(launch: Script) -> list[psutil.Process]:
 
 
 def left_over(pipeline: Pipeline) -> list[psutil.Process]:
-    """Processes of trainers of a pipeline, whoever started them."""
+    """All trainer processes of a pipeline."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         with suppress(psutil.NoSuchProcess):
@@ -148,10 +147,10 @@ def assert_nothing_left(pipeline: Pipeline) -> None:
 
 
 def seconds_to_end(launch: Script) -> float:
-    """Waits for the end of a launch that something has happened to."""
-    struck = time.monotonic()
+    """Waits for the end of a launch after a fault."""
+    began = time.monotonic()
     launch.wait(LONG)
-    return time.monotonic() - struck
+    return time.monotonic() - began
 
 
 def rows_of(pipeline: Pipeline) -> tuple[int, int]:
@@ -162,7 +161,7 @@ def rows_of(pipeline: Pipeline) -> tuple[int, int]:
 
 
 def compared(found: Weights, reference: Weights) -> str:
-    """How two sets of parameters compare, in words."""
+    """How two sets of parameters compare, as text for the table."""
     if equal_bit_for_bit(found, reference):
         return "equal bit for bit"
     assert found.keys() == reference.keys()
@@ -185,7 +184,7 @@ def judged(
     ranks: str,
     fault: str,
     code: int,
-    seconds: Optional[float] = None,
+    seconds: float | None = None,
 ) -> RankOutcome:
     """The row of the table, once the last row has been trained."""
     lost, doubled = rows_of(pipeline)

@@ -1,8 +1,8 @@
-"""Whatever dies, whenever: after a restart every row is trained once, to the very same weights.
+"""A part dies at a random moment: after a restart every row is trained once, to equal weights.
 
-Each scenario streams the same 20,000 rows of two partitions with the real scripts, a real broker
-and a real engine, kills or stops one part at random moments, starts it again, and compares with a
-run in which nothing happened. ``make test-crashes`` runs them all and prints a table.
+Each scenario streams the same 20,000 rows of two partitions, with the real scripts, a real broker
+and a real engine. It kills or stops one part at random moments and starts it again. Then it
+compares the result with an undisturbed run. ``make test-crashes`` runs them all and prints a table.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from tests.integration.pipeline import (
 pytestmark = [pytest.mark.crashes, pytest.mark.timeout(900)]
 
 KILLS = int(os.environ.get("CRASH_KILLS", "5"))
-"""How often each scenario strikes, each time at a moment drawn from a seed of its own."""
+"""How many times each scenario kills, each time at a moment from a seed of its own."""
 ENGINE_KILLS = [signal.SIGKILL, signal.SIGTERM]
 RECOVERY_SECONDS = 240.0
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -70,7 +70,7 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> list[Outcome]:
-    """Collects what each scenario has come to; the table of them is printed at the very end."""
+    """Collects the results of the scenarios; their table is printed at the end of the run."""
     return request.config.stash.setdefault(OUTCOMES, [])
 
 
@@ -91,9 +91,9 @@ def stage(
 
 
 def finish(pipeline: Pipeline, trainer: Script) -> None:
-    """Lets the trainer come to the last row and stops it."""
+    """Waits for the trainer's last step and stops it."""
     await_step(pipeline, trainer, STEPS, RECOVERY_SECONDS)
-    # Where the engine died just before, its client may have frozen the trainer for a minute.
+    # If the engine has just died, its client library may block the trainer for a minute.
     assert trainer.stop(signal.SIGTERM, timeout=LONG) == 0, trainer.log()
 
 
@@ -108,8 +108,8 @@ def test_trainer(stage: Stage, outcomes: list[Outcome], number: signal.Signals) 
             if number == signal.SIGTERM:
                 assert trainer.stop(number) == 0, trainer.log()
                 continue
-            strike = (await_a_checkpoint_under_way, await_a_new_checkpoint, sleep_a_little(seed))
-            strike[seed % 3](pipeline.folder)
+            waits = (await_a_checkpoint_under_way, await_a_new_checkpoint, sleep_a_little(seed))
+            waits[seed % 3](pipeline.folder)
             trainer.stop(number)
             in_writing += cut_in_writing(pipeline.folder)
             committed = committed_rows(pipeline, stage.kafka.bootstrap_servers)
@@ -201,7 +201,7 @@ def test_producer(stage: Stage, outcomes: list[Outcome], number: signal.Signals)
 
 
 def await_more_rows(bootstrap_servers: str, topic: str) -> None:
-    """Waits until somebody adds to a topic."""
+    """Waits until a topic has grown."""
     before = rows_in(bootstrap_servers, topic)
     assert wait_until(lambda: rows_in(bootstrap_servers, topic) > before, LONG, 0.02)
 
@@ -228,7 +228,7 @@ def values_of(bootstrap_servers: str, topic: str, partition: int) -> list[bytes]
 
 
 def test_engine_alone(stage: Stage, outcomes: list[Outcome]) -> None:
-    """Its clients outlive it. The engine's own client freezes them for a minute each time."""
+    """Its clients outlive it. Each time the engine's client library blocks them for a minute."""
     with stage.pipeline("engine") as pipeline:
         pipeline.consumer(*CONSUMER_FLAGS)
         trainer = pipeline.trainer(*TRAINER_FLAGS)
@@ -389,7 +389,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Takes all the room there is."""
+    """Fills the file system."""
     with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
@@ -422,7 +422,7 @@ def test_rows_deleted_before_they_were_trained(stage: Stage) -> None:
     there |= {(1, offset) for offset in range(ROWS // 2)}
     missing = there - set(counted)
     assert len(missing) < BATCH_SIZE  # the last rows, too few for a batch
-    # The first row behind the hole stands for all that is gone: a range may cover deleted offsets.
+    # A range of the audit trail may cover deleted offsets.
     assert all(times == 1 for times in counted.values())
 
 
@@ -444,7 +444,7 @@ def test_storm_of_bad_rows_stops_the_consumer_and_every_row_is_kept(stage: Stage
         consumer = pipeline.consumer(*CONSUMER_FLAGS, "--max_bad_fraction=1")
         await_step(pipeline, trainer, 4000 // BATCH_SIZE)
         assert trainer.stop(signal.SIGTERM) == 0, trainer.log()
-        letters = read_dead_letters(stage.kafka.bootstrap_servers, pipeline.topic)
-    assert [letter.value for letter in letters] == storm
+        dead_letters = read_dead_letters(stage.kafka.bootstrap_servers, pipeline.topic)
+    assert [each.value for each in dead_letters] == storm
     trained = sum(rows.rows for rows in pipeline.audit())
     assert trained == 4000

@@ -58,7 +58,7 @@ def new_pipeline(
     engine: EngineService,
     dictionaries: DictionaryFiles,
 ) -> Iterator[NewPipeline]:
-    """Makes pipelines on a topic of their own, with so many partitions."""
+    """Makes pipelines, each on a topic of its own with so many partitions."""
     with ExitStack() as stack:
         yield lambda partitions: stack.enter_context(
             Pipeline(tmp_path, kafka_service.bootstrap_servers, dictionaries, partitions)
@@ -67,7 +67,7 @@ def new_pipeline(
 
 @dataclass(frozen=True)
 class Run:
-    """What came of 900 rows in two partitions."""
+    """The result of a run on 900 rows in two partitions."""
 
     loss_lines: list[str]
     loss_file: list[str]
@@ -194,9 +194,9 @@ def test_bad_rows_are_named_and_kept_and_the_rows_between_them_are_trained(
     assert bad == {(10, "row"), (11, "row"), (60, "label"), (61, "I1"), (104, "row")}
     counts = consumer.found(CONSUMED)
     assert counts is not None and counts[3] == "5"
-    letters = read_dead_letters(pipeline.bootstrap_servers, pipeline.topic)
-    assert {(letter.offset, letter.column) for letter in letters} == bad
-    assert [letter.value for letter in letters] == [lines[letter.offset] for letter in letters]
+    kept = read_dead_letters(pipeline.bootstrap_servers, pipeline.topic)
+    assert {(each.offset, each.column) for each in kept} == bad
+    assert [each.value for each in kept] == [lines[each.offset] for each in kept]
 
 
 def test_loss_that_is_not_finite_ends_the_trainer_and_the_last_good_checkpoint_stays(
@@ -246,9 +246,9 @@ def test_signal_stops_the_producer_when_all_it_has_sent_is_delivered(
     producer = new_pipeline(2).producer(sample_files(tmp_path, 20_000, 2), "--rate=1000")
     wait_for(producer, re.compile(r"output2.tsv: [1-9]\d* rows"))
     assert_stops(producer, number, CONSUMER_STOP_SECONDS)
-    said = producer.found(re.compile(r"produced (\d+) rows from 2 files"))
-    assert said is not None
-    assert 0 < int(said[1]) < 20_000
+    produced = producer.found(re.compile(r"produced (\d+) rows from 2 files"))
+    assert produced is not None
+    assert 0 < int(produced[1]) < 20_000
 
 
 @pytest.mark.parametrize(

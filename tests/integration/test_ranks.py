@@ -60,7 +60,7 @@ CHECKSUM = re.compile(r"the \d+ ranks hold equal weights, checksum (\w{8})")
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> list[RankOutcome]:
-    """Collects what each launch has come to; the table of them is printed at the very end."""
+    """Collects the results of the launches; their table is printed at the end of the run."""
     return request.config.stash.setdefault(RANK_OUTCOMES, [])
 
 
@@ -142,7 +142,7 @@ def rank_logs(pipeline: Pipeline, ranks: int) -> list[str]:
 
 
 HANGS = "rank hangs (SIGSTOP)"
-STRIKES: dict[str, Callable[[Script], None]] = {
+DISTURBANCES: dict[str, Callable[[Script], None]] = {
     "SIGTERM to rank": lambda launch: worker(launch, 1).terminate(),
     "SIGTERM to launcher": lambda launch: launch.process.send_signal(signal.SIGTERM),
     "SIGINT to launcher": lambda launch: launch.process.send_signal(signal.SIGINT),
@@ -152,7 +152,7 @@ STRIKES: dict[str, Callable[[Script], None]] = {
     # The last one: mpirun wakes whom it ends, and the rank trains on until it hears of the stop.
     HANGS: lambda launch: worker(launch, 1).suspend(),
 }
-FAULTS = tuple(name for name in STRIKES if not name.startswith("SIG"))
+FAULTS = tuple(name for name in DISTURBANCES if not name.startswith("SIG"))
 BLAMED = {
     "rank killed -9": r"worker 1 \(rank \d\) has failed: killed by SIGKILL; the end of .*worker_1",
     HANGS: r"worker 1 \(rank \d\) has sent no heartbeat for [12]?\d s; the end",
@@ -175,11 +175,11 @@ def test_a_stop_a_failure_or_the_streams_end_ends_all_and_the_next_launch_goes_o
     launcher: str,
     stops: tuple[str, ...],
 ) -> None:
-    with stage.pipeline(f"strikes_{launcher}") as pipeline:
+    with stage.pipeline(f"faults_{launcher}") as pipeline:
         pipeline.consumer(*consumer_flags(2))
         ends = {
-            name: struck(pipeline, launcher, name, step=10 + 17 * turn)
-            for turn, name in enumerate((*stops, *FAULTS))
+            name: after_fault(pipeline, launcher, name, step=10 + 17 * number)
+            for number, name in enumerate((*stops, *FAULTS))
         }
         launch = start_ranks(pipeline, launcher, 2, "--idle_seconds=3")
         assert launch.wait(START_SECONDS) == 0, launch.log()
@@ -194,12 +194,12 @@ def test_a_stop_a_failure_or_the_streams_end_ends_all_and_the_next_launch_goes_o
         assert seconds < NOTICE_SECONDS + (10.0 if name == HANGS else 0.0), name
 
 
-def struck(pipeline: Pipeline, launcher: str, name: str, step: int) -> tuple[int, float]:
-    """Strikes a launch at a step; its exit code, and the seconds that it took to end."""
+def after_fault(pipeline: Pipeline, launcher: str, name: str, step: int) -> tuple[int, float]:
+    """Disturbs a launch at a step; returns its exit code and the seconds until it ended."""
     pipeline.loss_lines.clear()
     launch = start_ranks(pipeline, launcher, 2)
     await_step(pipeline, launch, step, START_SECONDS)
-    STRIKES[name](launch)
+    DISTURBANCES[name](launch)
     seconds = seconds_to_end(launch)
     code = int(launch.process.returncode)
     expected = 0 if name not in FAULTS else -signal.SIGKILL if "launcher" in name else 1
@@ -238,8 +238,8 @@ def test_another_number_of_shards_is_refused_by_name_on_both_sides(stage: Stage)
         consumer = pipeline.consumer(*consumer_flags(4))
         launch = start_ranks(pipeline, "network", 2)
         assert launch.wait(START_SECONDS) == 1
-        told = "was started with --num_shards=4"
-        assert f"{told}, this trainer has 2 ranks" in launch.log(), launch.log()
+        reason = "was started with --num_shards=4"
+        assert f"{reason}, this trainer has 2 ranks" in launch.log(), launch.log()
         assert consumer.wait(LONG) == 1
         assert "has 2 rank(s), this consumer was started with --num_shards=4" in consumer.log()
 
@@ -251,7 +251,7 @@ def test_a_growing_vocabulary_is_refused_by_name(stage: Stage) -> None:
         assert "admit_count: only a trainer that is alone" in launch.log(), launch.log()
 
 
-def test_a_detached_launch_goes_on_in_the_background_until_its_pid_is_told_to_stop(
+def test_a_detached_launch_goes_on_in_the_background_until_its_pid_gets_sigterm(
     stage: Stage,
 ) -> None:
     with stage.pipeline("detached") as pipeline:

@@ -56,7 +56,7 @@ class Memory:
         return statistics.median(rss for at, rss in self.samples if begin <= at < end)
 
     def growth(self) -> float:
-        """By which share the last two minutes lie above the two behind the fifth."""
+        """Growth from the two minutes after the fifth to the last two, as a share."""
         early = self.median(WARM_MINUTES, WARM_MINUTES + 2)
         return self.median(MINUTES - 2, MINUTES) / early - 1
 
@@ -75,7 +75,7 @@ class Feed:
         self._producer: Script | None = None
         self.produced = 0
 
-    def look(self, trained: int) -> None:
+    def update(self, trained: int) -> None:
         """Starts the next producer when it is time."""
         if self._producer is not None and self._producer.code is not None:
             assert self._producer.code == 0, self._producer.log()
@@ -97,7 +97,7 @@ class Feed:
             )
 
     def finish(self) -> None:
-        """Lets the last producer come to its end."""
+        """Waits for the last producer."""
         if self._producer is not None:
             assert_ends(self._producer)
 
@@ -118,13 +118,16 @@ def test_memory_stays_flat_and_files_stay_bounded_at_the_highest_rate(
     engine_logs = size_of(ENGINE_LOGS)
     consumer = pipeline.consumer("--window_size=10000", "--metrics_port=19801")
     trainer = pipeline.trainer(
-        *("--sparse", f"--batch_size={BATCH_SIZE}", "--metrics_port=19802", "--idle_seconds=60")
+        "--sparse",
+        f"--batch_size={BATCH_SIZE}",
+        "--metrics_port=19802",
+        "--idle_seconds=60",
     )
     watched = [Memory(psutil.Process(script.process.pid)) for script in (consumer, trainer)]
     began = deleted = time.monotonic()
     while (minutes := (time.monotonic() - began) / 60) < MINUTES:
         assert consumer.code is None and trainer.code is None, consumer.log() + trainer.log()
-        feed.look(step_reached(pipeline) * BATCH_SIZE)
+        feed.update(step_reached(pipeline) * BATCH_SIZE)
         pipeline.loss_lines[:-1] = []
         for memory in watched:
             memory.sample(minutes)
@@ -133,7 +136,7 @@ def test_memory_stays_flat_and_files_stay_bounded_at_the_highest_rate(
             feed.delete(pipeline.bootstrap_servers)
         time.sleep(SAMPLE_SECONDS)
     feed.finish()
-    assert_ends(trainer, 60 * 5)  # it comes to the last row, and idles
+    assert_ends(trainer, 60 * 5)  # it trains the last rows, and idles
     assert consumer.stop(signal.SIGTERM) == 0, consumer.log()
     growth = [memory.growth() for memory in watched]
     megabytes = [memory.median(MINUTES - 2, MINUTES) / 1e6 for memory in watched]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from src.ranks.placement import (
@@ -34,6 +35,8 @@ from src.ranks.meeting import meet, serve_as_scheduler
 from tests.ranks.rank_messages import talk
 from tests.ranks.rank_step import KINDS, train_kind
 
+LAST_RANK_SECONDS = 60.0
+
 
 def main(argv: list[str]) -> int:
     """Trains and talks as one of the ranks."""
@@ -49,7 +52,21 @@ def main(argv: list[str]) -> int:
         trained = train_kind(kind, steps, global_batch, ranks)
         np.savez(folder / f"{kind}_{ranks.rank}.npz", **trained)
     (folder / f"{ranks.rank}.json").write_text(json.dumps(talk(ranks)))
+    wait_for_all(folder, ranks.size)
     exit_without_handlers(0)
+
+
+def wait_for_all(folder: Path, size: int) -> None:
+    """Waits until every rank has ended its last exchange.
+
+    A rank can hold the result of an exchange while another still waits for the receipt of what it
+    has sent. If the first one ended now, the receipt would never come, and the other would fail.
+    """
+    give_up_at = time.monotonic() + LAST_RANK_SECONDS
+    while not all((folder / f"{rank}.json").exists() for rank in range(size)):
+        if time.monotonic() > give_up_at:
+            sys.exit("a rank has not ended its last exchange")
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

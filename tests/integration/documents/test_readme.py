@@ -15,7 +15,7 @@ import pytest
 
 from examples.sample.rows import write_sample
 from examples.services.common import wait_until
-from examples.services.engine_service import EngineService, engine_is_running, stop_engine
+from examples.services.engine_service import EngineService, engine_is_running
 from examples.services.kafka_service import KafkaService, broker_answers
 from tests.docs.commands import (
     ADAPTIVE,
@@ -31,33 +31,29 @@ from tests.docs.commands import (
 )
 from tests.integration.documents.terminals import Terminals
 from tests.integration.pipeline import LONG, LOSS_LINE
+from tests.integration.shared_engine import SharedEngine
 
 SUMMARY = -4  # the demo's line that sums it up; three on where to look next come after it
 
 
 @contextlib.contextmanager
-def engine_of(terminals: Terminals, engine: EngineService) -> Iterator[None]:
-    """The engine that the README's own commands start and stop, if it is ours to stop."""
+def engine_of(terminals: Terminals, shared_engine: SharedEngine) -> Iterator[None]:
+    """The engine that the README's own commands start and stop, unless one may be in use."""
     start, stop = only("yrctl start"), only("yrctl stop")
-    if not engine.started_here:
-        terminals.done += [start, stop]
-        yield
-        return
-    engine.stop()
-    try:
+    with shared_engine.replaced() as is_ours:
+        if not is_ours:
+            terminals.done += [start, stop]
+            yield
+            return
         terminals.run(start)
         assert wait_until(engine_is_running, 20)
         yield
         terminals.run(stop)
         assert wait_until(lambda: not engine_is_running(), 20)
-    finally:
-        if engine_is_running():
-            stop_engine()
-        engine.start()
 
 
 @pytest.mark.slow
-def test_steps_work_as_written(terminals: Terminals, engine: EngineService) -> None:
+def test_steps_work_as_written(terminals: Terminals, shared_engine: SharedEngine) -> None:
     for step in STEPS[:3]:
         terminals.make(only(step)) if step.startswith("make") else terminals.run(only(step))
     terminals.start(only("bin/zookeeper-server-start.sh"))
@@ -65,7 +61,7 @@ def test_steps_work_as_written(terminals: Terminals, engine: EngineService) -> N
     address = f"127.0.0.1:{terminals.port}"
     assert wait_until(lambda: broker_answers(address), LONG, 0.5), terminals.output(broker)
     terminals.run(only("python kafka_client.py"))
-    with engine_of(terminals, engine):
+    with engine_of(terminals, shared_engine):
         terminals.run(only("python producer.py"))
         consuming = terminals.start(only("python consumer.py"))
         training = terminals.start(only("python online_train.py"))
