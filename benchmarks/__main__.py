@@ -1,11 +1,11 @@
-"""Measures every stage against the documented way and holds the ratios against the targets.
+"""Measures every stage against the documented way and compares the ratios with the targets.
 
     python -m benchmarks
     python -m benchmarks --stages features feed --repeats 9
 
-Each stage runs in a process of its own; within it the ways take turns and the median round counts.
-The exit code is 0 when all targets of the stages that ran hold. How each number comes about is
-told in benchmarks/README.md.
+Each stage runs in a process of its own. In it the ways alternate, and the median round counts. The
+exit code is 0 when the targets of all stages that ran hold. benchmarks/README.md explains how each
+number is measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 from benchmarks.report import Result, machine, missed, table, write_json
 from benchmarks.settings import Settings
@@ -33,7 +32,7 @@ from src.process.ports import free_port
 logger = logging.getLogger("benchmarks")
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     summary, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -44,28 +43,33 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     defaults = Settings()
     flag = parser.add_argument
-    flag("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="which ones (all)")
+    flag("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages to run (all)")
     for name, values, what in (
-        ("--window", defaults.windows, "window; all are for features, the others take the first"),
-        ("--batch", defaults.batches, "batch; all are for feed, the others take the first"),
+        ("--window", defaults.windows, "window; features takes all, other stages the first"),
+        ("--batch", defaults.batches, "batch; feed takes all, other stages the first"),
     ):
         shown = " ".join(map(str, values))
-        flag(name, nargs="+", type=int, default=list(values), help=f"rows a {what} ({shown})")
-    flag("--rows", type=int, default=defaults.rows, help="rows a round (%(default)s)")
+        flag(name, nargs="+", type=int, default=list(values), help=f"rows per {what} ({shown})")
+    flag("--rows", type=int, default=defaults.rows, help="rows per round (%(default)s)")
     flag("--repeats", type=int, default=defaults.repeats, help="rounds that count (%(default)s)")
-    flag("--json", type=Path, default=ROOT / "build" / "bench.json", help="build/bench.json")
-    flag("--no_targets", action="store_true", help="exit with 0 whatever the ratios are")
+    flag(
+        "--json",
+        type=Path,
+        default=ROOT / "build" / "bench.json",
+        help="file of the results (build/bench.json)",
+    )
+    flag("--no_targets", action="store_true", help="exit with 0 even where a target is missed")
     arguments = parser.parse_args(argv)
     for name in ("window", "batch", "rows", "repeats"):
         values = getattr(arguments, name)
         if min(values if isinstance(values, list) else [values]) < 1:
             parser.error(f"--{name} must be positive")
     if arguments.rows < max(*arguments.window, *arguments.batch):
-        parser.error("--rows must hold the largest window and batch")
+        parser.error("--rows must be at least the largest window and batch")
     return arguments
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the stages; returns the exit code."""
     arguments = parse_args(argv)
     configure_logging()

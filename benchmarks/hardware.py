@@ -1,4 +1,4 @@
-"""What the machine itself can do, measured in the same run as what is held against it."""
+"""The limits of the machine itself, measured in the same run as the steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.timing import seconds_of
 from src.process.arrays import Array
 
-BYTES_A_THREAD = 256 << 20  # more than a cache holds that other machines share
+BYTES_A_THREAD = 256 << 20  # more than fits a cache that virtual machines share
 TIMES = 10
 
 
@@ -22,7 +22,7 @@ class Memory:
         self._arrays = [np.ones(BYTES_A_THREAD // 4, dtype=np.float32) for _ in range(threads)]
 
     def bandwidth(self) -> float:
-        """Bytes a second, read and written both counted."""
+        """Bytes read and written per second."""
         with ThreadPoolExecutor(len(self._arrays)) as pool:
             seconds = seconds_of(lambda: list(pool.map(_rescale, self._arrays)))
         return 2 * len(self._arrays) * BYTES_A_THREAD / seconds
@@ -41,7 +41,7 @@ class Multiplier:
         self._right = random.random((inner, columns), dtype=np.float32)
 
     def multiply_adds(self) -> float:
-        """Multiply-adds a second."""
+        """Multiply-adds per second."""
         rows, inner = self._left.shape
         return TIMES * rows * inner * self._right.shape[1] / seconds_of(self._work)
 

@@ -1,4 +1,4 @@
-"""The rows and dictionaries that all stages work on; both are made by the project's own scripts."""
+"""Rows and dictionaries for all stages, made by the project's own scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from pathlib import Path
 from benchmarks.settings import VOCAB_SIZE
 from examples.dictionaries.processing import process
 from examples.sample.rows import write_sample
-from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
+from src.dictionaries.dictionaries import (
+    MAP_DICT_NAME,
+    MAX_DICT_NAME,
+    MIN_DICT_NAME,
+    Dictionaries,
+    load_dictionaries,
+)
 from src.rows.json_wire import json_message
 
 HISTORY_ROWS = 20_000
@@ -18,7 +24,7 @@ PARTITIONS = 2
 
 @dataclass(frozen=True)
 class DictionaryFiles:
-    """Where the three dictionaries are."""
+    """The files of the three dictionaries."""
 
     max_dict: Path
     min_dict: Path
@@ -29,16 +35,14 @@ class DictionaryFiles:
         return load_dictionaries(self.max_dict, self.min_dict, self.map_dict)
 
     def flags(self) -> list[str]:
-        """The flags that name them to a consumer."""
+        """The consumer's flags for these files."""
         names = ("max_dict", "min_dict", "map_dict")
         return [f"--{name}={getattr(self, name)}" for name in names]
 
 
 def dictionary_files(folder: Path) -> DictionaryFiles:
-    """Dictionaries of rows that no stage streams, as in life."""
-    files = DictionaryFiles(
-        *(folder / f"{name}_dict.pkl" for name in ("all_val_max", "all_val_min", "cat2id"))
-    )
+    """Dictionaries of rows that no stage streams, as in production."""
+    files = DictionaryFiles(folder / MAX_DICT_NAME, folder / MIN_DICT_NAME, folder / MAP_DICT_NAME)
     if not all(path.exists() for path in (files.max_dict, files.min_dict, files.map_dict)):
         folder.mkdir(parents=True, exist_ok=True)
         history = folder / "history.tsv"
@@ -48,7 +52,7 @@ def dictionary_files(folder: Path) -> DictionaryFiles:
 
 
 def row_files(folder: Path, rows: int, parts: int = PARTITIONS) -> list[Path]:
-    """Files with so many sample rows in all, dealt in turn."""
+    """Files that hold this number of sample rows together, distributed round-robin."""
     paths = [folder / f"rows_{rows}_{number + 1}_of_{parts}.tsv" for number in range(parts)]
     if not all(path.exists() for path in paths):
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +61,7 @@ def row_files(folder: Path, rows: int, parts: int = PARTITIONS) -> list[Path]:
 
 
 def lines(folder: Path, rows: int) -> list[bytes]:
-    """So many sample rows as message values."""
+    """This number of sample rows as message values."""
     (path,) = row_files(folder, rows, parts=1)
     with open(path, "rb") as file:
         return [line.rstrip(b"\n") for line in islice(file, rows)]

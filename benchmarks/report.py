@@ -1,4 +1,4 @@
-"""Results, the targets they are held against, and how both are shown."""
+"""Results and targets, and how both are shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import psutil
 
@@ -25,20 +25,29 @@ class Result:
     """One line of the table.
 
     Attributes:
-        name: The stage, with the size it was measured at where there are several.
+        name: The stage, with its size where there are several.
         documented: What the documented way reaches, in ``unit``.
         ours: What this project reaches.
         unit: One of ``RATES`` (more is better) or ``TIMES`` (less is better).
-        limit: What the hardware or the layer below could do at best; None where nothing bounds it.
-        measures: Other numbers that targets or readers ask for, by name.
+        limit: The best that the hardware or the layer below can do; None where there is no bound.
+        measures: Other numbers for targets or readers, by name.
     """
 
     name: str
     documented: float
     ours: float
     unit: str
-    limit: Optional[float] = None
+    limit: float | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_medians(
+        cls, name: str, unit: str, medians: Mapping[str, float], **measures: float
+    ) -> Result:
+        """A result from the medians of "documented", "ours" and, where there is one, "limit"."""
+        return cls(
+            name, medians["documented"], medians["ours"], unit, medians.get("limit"), measures
+        )
 
     def __post_init__(self) -> None:
         if self.unit not in RATES + TIMES:
@@ -46,19 +55,19 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as the documented way this project is."""
+        """This project's speed, in multiples of the documented way's."""
         return self._better(self.ours, self.documented)
 
     @property
-    def of_limit(self) -> Optional[float]:
-        """The share of the limit that is reached."""
+    def of_limit(self) -> float | None:
+        """The reached share of the limit."""
         return None if self.limit is None else self._better(self.ours, self.limit)
 
     def _better(self, one: float, other: float) -> float:
         return one / other if self.unit in RATES else other / one
 
-    def value(self, measure: str) -> Optional[float]:
-        """A number that a target asks for, by name."""
+    def value(self, measure: str) -> float | None:
+        """A number of the result, by the name that a target uses."""
         own = {"ratio": self.ratio, "ours": self.ours}
         return own[measure] if measure in own else self.measures.get(measure)
 
@@ -90,7 +99,7 @@ class Target:
     at_least: float
 
     def holds(self, result: Result) -> bool:
-        """Whether a result of that name reaches it; a number that is missing does not."""
+        """Whether a result reaches the bound; a missing number does not."""
         value = result.value(self.measure)
         return value is not None and value >= self.at_least
 
@@ -118,7 +127,7 @@ TARGETS = (
 
 
 def missed(results: Sequence[Result], targets: Sequence[Target] = TARGETS) -> list[str]:
-    """The targets of the given results that do not hold, one phrase each."""
+    """The targets that the given results miss, one phrase each."""
     by_name = {result.name: result for result in results}
     phrases = []
     for target in targets:
@@ -130,7 +139,7 @@ def missed(results: Sequence[Result], targets: Sequence[Target] = TARGETS) -> li
 
 
 def table(results: Sequence[Result], targets: Sequence[Target] = TARGETS) -> str:
-    """The results as aligned text, each target with whether it holds."""
+    """The results as aligned text; each target is marked as holding or missed."""
     head = ("stage", "documented", "ours", "unit", "ratio", "limit", "of limit", "targets")
     rows = [head, *(_table_row(result, targets) for result in results)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(head) - 1)]
@@ -174,14 +183,14 @@ def _measured(result: Result, target: Target) -> str:
     return _number(result.value(target.measure))
 
 
-def _number(value: Optional[float]) -> str:
+def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine and the packages of the measurement."""
     packages = ("mindspore", "mindpandas", "kafka-python", "numpy", "pandas", "pyarrow")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -197,7 +206,7 @@ def machine() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
-    # The engine's client leaves a None on the module path, which ``metadata.version`` can't take.
+    # The engine's client puts a None on the module path, at which ``metadata.version`` fails.
     path = [entry for entry in sys.path if entry]
     return next(iter(metadata.distributions(name=package, path=path))).version
 
@@ -222,7 +231,7 @@ def _commit() -> str:
 
 
 def write_json(path: Path, results: Sequence[Result], described: Mapping[str, Any]) -> None:
-    """Writes all results, by name, and under "machine" what they were measured on."""
+    """Writes all results by name, and the machine under "machine"."""
     content = {"machine": described, **{result.name: result.to_json() for result in results}}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

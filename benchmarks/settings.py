@@ -1,4 +1,4 @@
-"""What a run of the benchmarks is asked for, and the folder of its inputs."""
+"""Sizes and services of a benchmark run, and the folder of its inputs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ VOCAB_SIZE = 200_000  # the documented one: the dictionaries of all stages fit i
 
 @dataclass(frozen=True)
 class Settings:
-    """What every stage is given.
+    """The settings that every stage gets.
 
     Attributes:
-        windows: Rows a window; stages with one window size take the first.
-        batches: Rows a batch; stages with one batch size take the first.
-        rows: Rows that this project's side of a stage handles in a round; the documented way may be
-            given a part of them.
+        windows: Rows per window; stages with one window size take the first.
+        batches: Rows per batch; stages with one batch size take the first.
+        rows: Rows that this project's side of a stage handles in a round; the documented way may get
+            a part of them.
         repeats: Rounds that count, each with every way once.
         work_dir: Folder of inputs, logs and checkpoints.
         bootstrap_servers: The broker, for the stages that need one.

@@ -1,4 +1,4 @@
-"""Side-by-side timing: all ways take turns in one run, and the median round counts."""
+"""Side-by-side timing: all ways alternate in one run, and the median round counts."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Callable
 from tqdm import tqdm
 
 Way = Callable[[], float]
-"""Does its work once and returns what was measured, in the unit of the stage."""
+"""Does its work once and returns the measurement, in the unit of the stage."""
 
 
-def take_turns(
+def alternate(
     ways: Mapping[str, Way], repeats: int, title: str = "", warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Measures all ways A B A B …, so that a change of the machine's speed meets each of them.
+    """Measures all ways A B A B …, so that a change of the machine's speed affects each of them.
 
     Args:
-        ways: What to measure, by name.
+        ways: The ways to measure, by name.
         repeats: Rounds that count.
         title: Names the progress bar; without one there is none.
-        warm_up: Whether a first round, which compiles and fills caches, is not counted.
+        warm_up: Whether to run an uncounted first round, which compiles and fills caches.
 
     Returns:
-        What each way measured, round by round.
+        The measurements of each way, round by round.
 
     Raises:
         ValueError: There is no round to count.
@@ -35,7 +35,7 @@ def take_turns(
     measured: dict[str, list[float]] = {name: [] for name in ways}
     rounds = repeats + (1 if warm_up else 0)
     disable = None if title else True  # None: only where a terminal shows it
-    with tqdm(total=rounds * len(ways), desc=title, unit="turn", disable=disable) as bar:
+    with tqdm(total=rounds * len(ways), desc=title, unit="way", disable=disable) as bar:
         for number in range(rounds):
             for name, way in ways.items():
                 value = way()
@@ -46,7 +46,7 @@ def take_turns(
 
 
 def medians(measured: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The median of what each way measured."""
+    """The median measurement of each way."""
     return {name: float(statistics.median(values)) for name, values in measured.items()}
 
 
@@ -58,5 +58,5 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def rate_of(call: Callable[[], object], amount: float) -> float:
-    """How much a call gets done a second when it does ``amount`` in all."""
+    """Amount per second of a call that does ``amount`` in all."""
     return amount / seconds_of(call)

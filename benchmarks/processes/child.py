@@ -1,4 +1,4 @@
-"""Measures in a process of its own: memory, threads and imports of one are not the next one's."""
+"""Calls a function in a new process, so that memory, threads and imports are its own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import contextlib
 import logging
 import multiprocessing
 from multiprocessing.connection import Connection
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.logs import configure_logging
 
 
-def run_in_child(function: Callable[..., Any], *arguments: Any) -> Optional[Any]:
+def run_in_child(function: Callable[..., Any], *arguments: Any) -> Any | None:
     """What a function returns, called in a new process; None when it failed.
 
-    Its traceback is on stderr then.
+    In that case its traceback is on stderr.
 
     Args:
         function: Of a module's top level, so that the new process finds it.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from src.channel.attaching import attach
 from src.channel.engine import finalize
@@ -24,11 +24,11 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Drained:
-    """What came.
+    """The windows of one measurement.
 
     Attributes:
-        ended: When the last row was there, on the machine's monotonic clock, s.
-        windows: The windows, where they were asked for.
+        ended: When the last row arrived, on the machine's monotonic clock, s.
+        windows: The windows, where they were requested.
     """
 
     ended: float
@@ -36,7 +36,7 @@ class Drained:
 
 
 class Drain:
-    """The process; it attaches to a sender that is there already.
+    """The process; it attaches to a sender that exists already.
 
     Args:
         address: The yr engine's.
@@ -55,20 +55,20 @@ class Drain:
         self._answer()
 
     def expect(self, rows: int, keep: bool = False) -> None:
-        """Has it take so many rows from now on."""
+        """Makes the process take this number of rows."""
         self._pipe.send(("take", rows, keep))
 
     def drained(self) -> Drained:
-        """Waits for the rows that are expected."""
+        """Waits for the expected rows."""
         drained: Drained = self._answer()
         return drained
 
     def call_the_actor(self, times: int) -> None:
-        """Has it call a method of the channel's actor that does next to nothing."""
+        """Makes the process call a method of the channel's actor that does almost nothing."""
         self._pipe.send(("call", times))
 
     def called(self) -> float:
-        """Waits for the calls; when the last one was answered, monotonic s."""
+        """Waits for the calls; returns when the last one was answered, monotonic s."""
         return float(self._answer())
 
     def close(self) -> None:
@@ -84,9 +84,9 @@ class Drain:
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -131,7 +131,7 @@ def _take(receive: Callable[[], Any], rows: int, keep: bool) -> Drained:
 
 def _own(address: str, dataset_name: str) -> WindowReceiver:
     receiver = attach(address, NAMESPACE, dataset_name, 0, lambda: False, logging.debug)
-    assert receiver is not None  # only where it is told to give up
+    assert receiver is not None  # it is None only after a request to stop
     return receiver
 
 

@@ -1,4 +1,4 @@
-"""Both pipelines as processes: a consumer and a trainer around a topic that holds its rows."""
+"""Both pipelines as processes: a consumer and a trainer on a topic that holds the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 from benchmarks.documented.produce import produce_rows
 from benchmarks.inputs import dictionary_files, row_files
@@ -22,11 +21,11 @@ from examples.services.common import wait_until
 from src.stream.produce import ProduceOptions, send_file
 
 LOSS_LINE = re.compile(r"epoch: 1, step: (\d+), wide_loss: (\S+), deep_loss: (\S+)")
-PATIENCE_SECONDS = 300.0
+WAIT_SECONDS = 300.0
 
 
 class Losses:
-    """The loss lines of a trainer, each with the moment it came."""
+    """The loss lines of a trainer, each with the time it came."""
 
     def __init__(self) -> None:
         self.wide: list[float] = []
@@ -53,12 +52,12 @@ def fill_one_partition(settings: Settings, rows: int) -> Topics:
 
 
 class Pipeline:
-    """Starts the scripts of one pipeline; at the end of the block none of them runs.
+    """Starts the scripts of one pipeline, and ends them at the end of the block.
 
     Args:
         settings: Services, sizes and the folder for logs and checkpoints.
-        topic: Holds the rows.
-        is_documented: Whose scripts to run.
+        topic: The topic that holds the rows.
+        is_documented: Whether to run the documented scripts, or this project's.
     """
 
     def __init__(self, settings: Settings, topic: str, is_documented: bool) -> None:
@@ -90,7 +89,7 @@ class Pipeline:
         return self._start("consumer", [*flags, *self._group])
 
     def start_trainer(self, losses: Losses, steps: int = 0, timed: bool = False) -> Script:
-        """Starts the trainer; ours ends after so many steps, or never."""
+        """Starts the trainer; ours ends after ``steps`` steps, or never where that is 0."""
         flags = [
             *self._channel,
             f"--batch_size={self._settings.batches[0]}",
@@ -107,19 +106,19 @@ class Pipeline:
         return self._start("online_train", flags, losses)
 
     def wait_for_steps(self, trainer: Script, losses: Losses, steps: int) -> None:
-        """Waits for so many loss lines.
+        """Waits for this number of loss lines.
 
         Raises:
-            RuntimeError: A script ended before, or they did not come.
+            RuntimeError: A script ended before, or the lines did not come.
         """
 
-        def there_or_hopeless() -> bool:
+        def done_or_failed() -> bool:
             ended = [script for script in self._scripts if script.code is not None]
             return len(losses.times) >= steps or any(
                 script is not trainer or script.code for script in ended
             )
 
-        wait_until(there_or_hopeless, PATIENCE_SECONDS, 0.02)
+        wait_until(done_or_failed, WAIT_SECONDS, 0.02)
         if len(losses.times) < steps:
             tails = "\n".join(script.log()[-2000:] for script in self._scripts)
             raise RuntimeError(f"only {len(losses.times)} of {steps} steps:\n{tails}")
@@ -127,7 +126,7 @@ class Pipeline:
     def kill(self, script: Script) -> None:
         """Ends a script at once."""
         script.process.kill()
-        script.wait(PATIENCE_SECONDS)
+        script.wait(WAIT_SECONDS)
         self._scripts.remove(script)
 
     def __enter__(self) -> Pipeline:
@@ -137,10 +136,10 @@ class Pipeline:
         for script in reversed(self._scripts):
             with contextlib.suppress(ProcessLookupError):
                 script.stop(timeout=20)
-        if not any(error):  # else the logs may tell why
+        if not any(error):  # after an error the logs may hold the reason
             shutil.rmtree(self._folder)
 
-    def _start(self, name: str, flags: Sequence[str], losses: Optional[Losses] = None) -> Script:
+    def _start(self, name: str, flags: Sequence[str], losses: Losses | None = None) -> Script:
         log = self._folder / f"{Path(name).name}{len(self._scripts)}.log"
         on_line = losses.take if losses is not None else None
         script = Script(name, flags, log, on_line, cwd=self._folder)

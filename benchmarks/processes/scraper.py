@@ -1,4 +1,4 @@
-"""A Prometheus of one's own: a process that fetches a page of numbers whenever it is told to."""
+"""A stand-in for Prometheus: a process that fetches a page of metrics on request."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ PATIENCE_SECONDS = 10.0
 
 
 class Scraper:
-    """Fetches ``/metrics`` in another process, as whoever watches a trainer does.
+    """Fetches ``/metrics`` in another process, as a Prometheus server does.
 
     Args:
-        host: Where the numbers are served.
+        host: The host that serves the metrics.
         port: The port.
 
     Attributes:
-        page: What was fetched last; empty before that.
+        page: The page that was fetched last; empty before the first.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -31,7 +31,7 @@ class Scraper:
         self.page = ""
 
     def ask(self) -> None:
-        """Has the page fetched while this process goes on; a fetch under way is waited for."""
+        """Starts a fetch after waiting for an earlier one; this process continues meanwhile."""
         self.finish()
         self._pipe.send(True)
         self._fetching = True
@@ -40,7 +40,7 @@ class Scraper:
         """Waits for the page, if one is being fetched.
 
         Raises:
-            RuntimeError: It did not come.
+            RuntimeError: The page did not come.
         """
         if not self._fetching:
             return

@@ -1,9 +1,8 @@
-"""online_train.py itself, which also notes when each step began and ended.
+"""online_train.py itself, which also records when each step began and ended.
 
     python benchmarks/processes/timed_train.py TIMES_FILE FLAGS_OF_ONLINE_TRAIN…
 
-Between the end of a step, its callbacks included, and the beginning of the next the trainer waits
-for a batch, and does nothing else.
+A step includes its callbacks. Between two steps the trainer only waits for a batch.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from src.trainer import trainer as trainer_module
 from src.trainer.reporting import StepTimer
 
 
-class StepTimes(StepTimer):  # type: ignore[misc]
+class StepTimes(StepTimer):
     """The trainer's own timer, which also writes [begin, end] of each step to a file at the end.
 
     Only the callback that stops the training comes after it. Times are monotonic, in seconds.

@@ -24,7 +24,8 @@ from src.model.model_config import ModelConfig
 from src.model.train_step import TrainStepWrap
 from src.model.wide_and_deep import NetWithLossClass, WideDeepModel
 from src.process.stop import StopFlag
-from src.ranks.group import Ranks, meet, serve_as_scheduler
+from src.ranks.group import Ranks
+from src.ranks.meeting import meet, serve_as_scheduler
 from src.ranks.placement import Role, placement_of
 from src.ranks.rounds import Lockstep
 from src.ranks.train_step import RankTrainStep

@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from benchmarks.report import machine
 from examples.services.common import HOST, ROOT
@@ -133,8 +132,14 @@ def measure(kind: str, ranks: int, batch: int, repeats: int, folder: Path) -> Me
     predicted = fitted_ms(reduced, found["floats"]) if reduced else 0.0
     rate = 1e3 * ranks * batch / found["step_ms"]
     return Measured(
-        *(kind, ranks, found["step_ms"], rate),
-        *(found["floats"], own, predicted, found["agree_ms"]),
+        kind=kind,
+        ranks=ranks,
+        step_ms=found["step_ms"],
+        rows_per_second=rate,
+        floats=found["floats"],
+        reduce_ms=own,
+        predicted_ms=predicted,
+        agree_ms=found["agree_ms"],
     )
 
 
@@ -147,10 +152,16 @@ def measured_table(results: Sequence[Measured]) -> list[str]:
     ]
     for r in results:
         cells = (
-            *(r.kind, f"{r.ranks}", f"{r.step_ms:.1f}", f"{r.rows_per_second:,.0f}"),
-            *(f"{FLOAT_BYTES * r.floats / 1e6:.1f}", f"{r.reduce_ms:.1f}"),
-            *(f"{r.predicted_ms:.1f}", f"{r.reduce_ms / r.step_ms:.0%}"),
-            *(f"{r.agree_ms:.2f}", f"{r.agree_ms / r.step_ms:.1%}"),
+            r.kind,
+            f"{r.ranks}",
+            f"{r.step_ms:.1f}",
+            f"{r.rows_per_second:,.0f}",
+            f"{FLOAT_BYTES * r.floats / 1e6:.1f}",
+            f"{r.reduce_ms:.1f}",
+            f"{r.predicted_ms:.1f}",
+            f"{r.reduce_ms / r.step_ms:.0%}",
+            f"{r.agree_ms:.2f}",
+            f"{r.agree_ms / r.step_ms:.1%}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -175,7 +186,7 @@ def paper_table(batch: int) -> list[str]:
     return lines
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     flag = parser.add_argument
@@ -188,7 +199,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and prints both tables."""
     configure_logging()
     arguments = parse_args(argv)

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Optional
 
 import psutil
 from tqdm import tqdm
@@ -60,7 +59,7 @@ class Measured:
     others: dict[str, float]
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling.sizes",
@@ -75,7 +74,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and draws; returns 0, or 1 where a point failed."""
     arguments = parse_args(argv)
     configure_logging()

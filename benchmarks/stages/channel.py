@@ -20,7 +20,7 @@ from benchmarks.processes.drain import NAMESPACE, Drain, call_actor
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.stages.feed import make_windows
-from benchmarks.timing import medians, take_turns
+from benchmarks.timing import alternate, medians
 from src.channel.engine import finalize
 from src.channel.sender import WindowSender
 from src.process.arrays import Array
@@ -51,13 +51,12 @@ def run(settings: Settings) -> list[Result]:
                 "ours": lambda: _rate(windows, own.send_window, own_drain),
                 "limit": lambda: _call_rate(own, own_drain),
             }
-            median = medians(take_turns(ways, settings.repeats, "channel"))
+            median = medians(alternate(ways, settings.repeats, "channel"))
     finally:
         own.close()
         stock.actor.terminate()
         finalize()
-    values = (median["documented"], median["ours"], "windows/s", median["limit"])
-    return [Result("channel", *values)]
+    return [Result.of_medians("channel", "windows/s", median)]
 
 
 def check_equal(windows: Sequence[Array], send: Callable[[Array], Any], drain: Drain) -> None:

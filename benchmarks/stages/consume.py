@@ -26,7 +26,7 @@ from benchmarks.processes.drain import NAMESPACE, Drain
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.stages.produce import new_topic
-from benchmarks.timing import medians, take_turns
+from benchmarks.timing import alternate, medians
 from src.channel.closing_rule import DEFAULT_MAX_WINDOW_SIZE, ClosingRule
 from src.channel.engine import finalize
 from src.channel.sender import WindowSender
@@ -162,15 +162,14 @@ def run(settings: Settings) -> list[Result]:
                 "ours": lambda: own.run(own_drain)[0],
                 "limit": lambda: read_only(settings, topics.lines),
             }
-            median = medians(take_turns(ways, settings.repeats, "consume", warm_up=False))
+            median = medians(alternate(ways, settings.repeats, "consume", warm_up=False))
     finally:
         own.source.close()
         theirs.consumer.close()
         own_sender.close()
         stock.actor.terminate()
         finalize()
-    values = (median["documented"], median["ours"], "rows/s", median["limit"])
-    return [Result("consume", *values)]
+    return [Result.of_medians("consume", "rows/s", median)]
 
 
 def fill_topics(settings: Settings) -> Topics:

@@ -18,7 +18,7 @@ from benchmarks.processes.pipelines import Losses, Pipeline, fill_one_partition
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.stages.consume import Topics
-from benchmarks.timing import medians, take_turns
+from benchmarks.timing import alternate, medians
 
 SKIPPED_STEPS = 20
 STEPS = 120  # a checkpoint, at step 100, is among those that count
@@ -37,13 +37,16 @@ def run(settings: Settings) -> list[Result]:
         "documented": lambda: _run_documented(settings, topics, losses),
         "ours": lambda: _run_ours(settings, topics, losses, busy),
     }
-    median = medians(take_turns(ways, settings.repeats, "end_to_end", warm_up=False))
+    median = medians(alternate(ways, settings.repeats, "end_to_end", warm_up=False))
     check_equal(losses["documented"], losses["ours"])
     share = statistics.median(busy)
     result = Result(
         "end_to_end",
-        *(median["documented"], median["ours"], "rows/s", median["ours"] / share),
-        {"busy": share},
+        median["documented"],
+        median["ours"],
+        "rows/s",
+        limit=median["ours"] / share,
+        measures={"busy": share},
     )
     return [result]
 

@@ -10,7 +10,7 @@ from benchmarks.documented.features import RowFunctions, stacked, window_feature
 from benchmarks.inputs import dictionary_files, json_messages, lines
 from benchmarks.report import Result
 from benchmarks.settings import Settings
-from benchmarks.timing import medians, rate_of, take_turns
+from benchmarks.timing import alternate, medians, rate_of
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
@@ -78,9 +78,10 @@ def _measure(
             lambda: [read_columns(data) for data in joined], size * len(windows)
         ),
     }
-    median = medians(take_turns(ways, repeats, f"features, window {size}"))
-    return Result(
+    median = medians(alternate(ways, repeats, f"features, window {size}"))
+    return Result.of_medians(
         f"features_{size}",
-        *(median["documented"], median["ours"], "rows/s", median["limit"]),
-        {"documented_in_one_part": median["documented_in_one_part"]},
+        "rows/s",
+        median,
+        documented_in_one_part=median["documented_in_one_part"],
     )

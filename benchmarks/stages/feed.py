@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, cast
+from typing import Any, Callable, cast
 
 import numpy as np
 from mindspore.dataset import GeneratorDataset
@@ -22,7 +22,7 @@ from benchmarks.documented.dataset import RowDataset, row_batches
 from benchmarks.inputs import dictionary_files, lines
 from benchmarks.report import Result
 from benchmarks.settings import Settings
-from benchmarks.timing import medians, take_turns
+from benchmarks.timing import alternate, medians
 from src.channel.closing_rule import DEFAULT_MAX_WINDOW_SIZE
 from src.channel.receiver import WindowReceiver
 from src.channel.window import Provenance, make_window
@@ -32,9 +32,7 @@ from src.process.stop import StopFlag
 from src.rows.parsing import parse_messages
 from src.stream.position import Position
 from src.trainer.admission import StreamStart
-from src.trainer.admission import StreamStart
 from src.trainer.dataset import UNBOUNDED_LENGTH, StreamingDataset
-from src.trainer.service import READ_AHEAD_BATCHES
 from src.trainer.service import READ_AHEAD_BATCHES
 
 SESSION = 1
@@ -51,7 +49,7 @@ class WindowsAtHand:
     def __init__(self, windows: Sequence[Array]) -> None:
         self._windows = deque(windows)
 
-    def receive(self, timeout_seconds: float, give_up: Callable[[], bool]) -> Optional[Array]:
+    def receive(self, timeout_seconds: float, give_up: Callable[[], bool]) -> Array | None:
         """The next window; None when there is none left."""
         return self._windows.popleft() if self._windows else None
 
@@ -200,9 +198,5 @@ def _measure(size: int, windows: Sequence[Array], few: Sequence[Array], repeats:
         one_by_one: lambda: read_own(windows, size, count).rate,
         "limit": lambda: read_ready(ready, count).rate,
     }
-    median = medians(take_turns(ways, repeats, f"feed, batch {size}"))
-    return Result(
-        f"feed_{size}",
-        *(median["documented"], median["ours"], "rows/s", median["limit"]),
-        {one_by_one: median[one_by_one]},
-    )
+    median = medians(alternate(ways, repeats, f"feed, batch {size}"))
+    return Result.of_medians(f"feed_{size}", "rows/s", median, **{one_by_one: median[one_by_one]})

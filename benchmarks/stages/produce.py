@@ -23,7 +23,7 @@ from benchmarks.documented.produce import produce_rows
 from benchmarks.inputs import PARTITIONS, row_files
 from benchmarks.report import Result
 from benchmarks.settings import Settings
-from benchmarks.timing import medians, take_turns
+from benchmarks.timing import alternate, medians
 from src.rows.criteo import ParsedRows
 from src.rows.parsing import parse_messages
 from src.stream.produce import ProduceOptions, send_file
@@ -50,9 +50,8 @@ def run(settings: Settings) -> list[Result]:
         for name in ("documented", "ours"):
             ways[name]()
         check_equal(settings, topics)
-        median = medians(take_turns(ways, settings.repeats, "produce"))
-    values = (median["documented"], median["ours"], "rows/s", median["limit"])
-    return [Result("produce", *values)]
+        median = medians(alternate(ways, settings.repeats, "produce"))
+    return [Result.of_medians("produce", "rows/s", median)]
 
 
 def new_topic(bootstrap_servers: str, partitions: int = PARTITIONS) -> str:

@@ -17,7 +17,7 @@ from typing import Callable
 from benchmarks.processes.pipelines import Losses, Pipeline, fill_one_partition
 from benchmarks.report import Result
 from benchmarks.settings import Settings
-from benchmarks.timing import medians, seconds_of, take_turns
+from benchmarks.timing import alternate, medians, seconds_of
 from examples.services.common import ROOT
 
 STACK = "import mindspore, mindspore_rec, mindpandas.channel, kafka"
@@ -44,12 +44,8 @@ def run(settings: Settings) -> list[Result]:
         for pipeline in (documented, ours):
             pipeline.start_consumer()
         time.sleep(WAIT_SECONDS)
-        median = medians(take_turns(ways, settings.repeats, "start"))
-    result = Result(
-        "start",
-        *(median["documented"], median["ours"], "s", median["limit"]),
-        {"imports_s": median["imports"]},
-    )
+        median = medians(alternate(ways, settings.repeats, "start"))
+    result = Result.of_medians("start", "s", median, imports_s=median["imports"])
     return [result]
 
 

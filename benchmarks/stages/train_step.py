@@ -19,7 +19,7 @@ from benchmarks.documented.step import DOCUMENTED_CONFIG, documented_step, own_s
 from benchmarks.hardware import Memory, Multiplier
 from benchmarks.report import Result
 from benchmarks.settings import Settings
-from benchmarks.timing import Way, medians, seconds_of, take_turns
+from benchmarks.timing import Way, alternate, medians, seconds_of
 from src.model.model_config import ModelConfig
 
 EQUAL_STEPS = 20
@@ -43,9 +43,8 @@ def run_dense(settings: Settings) -> list[Result]:
         "ours": _turn(ours, batches),
         "limit": _limit(config, touched_rows=config.vocab_size),
     }
-    median = medians(take_turns(ways, settings.repeats, "train_step"))
-    values = (median["documented"], median["ours"], "ms", median["limit"])
-    return [Result("train_step", *values)]
+    median = medians(alternate(ways, settings.repeats, "train_step"))
+    return [Result.of_medians("train_step", "ms", median)]
 
 
 def run_sparse(settings: Settings) -> list[Result]:
@@ -63,14 +62,13 @@ def run_sparse(settings: Settings) -> list[Result]:
     touched = int(np.median([len(np.unique(batch[0].asnumpy())) for batch in batches]))
     ways = {name: _turn(step, batches) for name, step in steps.items()}
     ways["limit"] = _limit(sparse, touched)
-    median = medians(take_turns(ways, settings.repeats, "train_step_sparse"))
-    result = Result(
+    median = medians(alternate(ways, settings.repeats, "train_step_sparse"))
+    result = Result.of_medians(
         "train_step_sparse",
-        *(median["documented"], median["ours"], "ms", median["limit"]),
-        {
-            "vocabulary_ratio": median["ours"] / median["large"],
-            "ours_at_2000000": median["large"],
-        },
+        "ms",
+        median,
+        vocabulary_ratio=median["ours"] / median["large"],
+        ours_at_2000000=median["large"],
     )
     return [result]
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Union
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -28,7 +28,7 @@ from benchmarks.processes.scraper import Scraper
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.stages.train_step import EQUAL_STEPS, SEED, Batches
-from benchmarks.timing import Way, seconds_of, take_turns
+from benchmarks.timing import Way, alternate, seconds_of
 from examples.services.common import HOST
 from src.config import load_config
 from src.model.model_config import ModelConfig
@@ -198,7 +198,9 @@ def watched(
     progress, timer = TrainingProgress(0, Position({0: 0})), StepTimer()
     output = JsonLines(str(path))
     metrics = MetricsCallBack(
-        *(progress, _full_metrics(config.metrics_window_rows), timer),
+        progress,
+        _full_metrics(config.metrics_window_rows),
+        timer,
         lag=LagProbe(lambda: {0: 0}),
         report_steps=config.report_steps,
         output=output,
@@ -250,7 +252,7 @@ def _measure(config: ModelConfig, settings: Settings, title: str) -> dict[str, f
     step_seconds = seconds_of(lambda: bare.run(TIMED_STEPS)) / TIMED_STEPS
     with watched(network, batches, folder, steps_between_scrapes(step_seconds)) as observed:
         ways = {"without": _turn(bare), "with": _turn(observed)}
-        turns = take_turns(ways, settings.repeats * ROUND_STEPS, title, warm_up=False)
+        turns = alternate(ways, settings.repeats * ROUND_STEPS, title, warm_up=False)
         observed.check(load_config([]).report_steps)
     return {name: typical_mean(values, ROUND_STEPS) for name, values in turns.items()}
 
@@ -265,7 +267,7 @@ def check_equal(config: ModelConfig, batches: Batches, folder: Path) -> None:
         np.testing.assert_array_equal(other.asnumpy(), one.asnumpy(), err_msg=one.name)
 
 
-def _turn(steps: Union[Loop, Watched]) -> Way:
+def _turn(steps: Loop | Watched) -> Way:
     """A turn of one step, milliseconds."""
     return lambda: 1e3 * seconds_of(lambda: steps.run(1))
 

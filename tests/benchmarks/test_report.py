@@ -58,9 +58,7 @@ def test_every_target_belongs_to_a_stage() -> None:
 def test_table_shows_every_number_once_and_aligned() -> None:
     lines = table([RATE, TIME], []).splitlines()
     assert lines[2].split() == ["channel", "10", "45", "windows/s", "4.50", "90", "50%"]
-    assert lines[3].split() == [
-        *("train_step", "120", "60", "ms", "2.00", "45", "75%", "busy", "0.9")
-    ]
+    assert lines[3].split() == ["train_step", "120", "60", "ms", "2.00", "45", "75%", "busy", "0.9"]
     assert lines[2].index("windows/s") == lines[3].index("ms")
 
 
@@ -69,8 +67,12 @@ def test_file_holds_the_stages_by_name_and_the_machine(tmp_path: Path) -> None:
     write_json(path, [RATE, TIME], machine())
     content = json.loads(path.read_text())
     assert content["channel"] == {
-        **{"documented": 10, "ours": 45, "unit": "windows/s"},
-        **{"ratio": 4.5, "limit": 90, "of_limit": 0.5},
+        "documented": 10,
+        "ours": 45,
+        "unit": "windows/s",
+        "ratio": 4.5,
+        "limit": 90,
+        "of_limit": 0.5,
     }
     assert content["train_step"]["busy"] == 0.9
     assert content["machine"]["cpus"] >= 1

@@ -7,7 +7,7 @@ from typing import Callable
 
 import pytest
 
-from benchmarks.timing import medians, rate_of, seconds_of, take_turns
+from benchmarks.timing import alternate, medians, rate_of, seconds_of
 
 
 def recorder(name: str, calls: list[str], values: list[float]) -> Callable[[], float]:
@@ -23,20 +23,20 @@ def recorder(name: str, calls: list[str], values: list[float]) -> Callable[[], f
 def test_ways_take_turns_and_the_warm_up_is_left_out() -> None:
     calls: list[str] = []
     ways = {"a": recorder("a", calls, [9, 1, 2, 3]), "b": recorder("b", calls, [8, 4, 5, 6])}
-    assert take_turns(ways, 3) == {"a": [1, 2, 3], "b": [4, 5, 6]}
+    assert alternate(ways, 3) == {"a": [1, 2, 3], "b": [4, 5, 6]}
     assert calls == ["a", "b"] * 4
 
 
 def test_without_a_warm_up_every_round_counts() -> None:
     calls: list[str] = []
-    measured = take_turns({"a": recorder("a", calls, [1, 2])}, 2, warm_up=False)
+    measured = alternate({"a": recorder("a", calls, [1, 2])}, 2, warm_up=False)
     assert measured == {"a": [1, 2]}
     assert len(calls) == 2
 
 
 def test_no_round_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one round"):
-        take_turns({}, 0)
+        alternate({}, 0)
 
 
 def test_the_median_is_deaf_to_one_slow_round() -> None:

@@ -333,7 +333,9 @@ def test_only_checkpoints_of_earlier_demos_are_removed(tmp_path: Path) -> None:
     remove_earlier_demos(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "other.json",
-        *("widedeep_train-1_2.ckpt", "widedeep_train-1_2.json"),
-        *("widedeep_train-1_3.ckpt", "widedeep_train-1_3.json"),
+        "widedeep_train-1_2.ckpt",
+        "widedeep_train-1_2.json",
+        "widedeep_train-1_3.ckpt",
+        "widedeep_train-1_3.json",
     ]
     remove_earlier_demos(tmp_path / "missing")
