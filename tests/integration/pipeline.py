@@ -72,7 +72,7 @@ class DictionaryFiles:
 
 
 def growing_flags(dictionaries: DictionaryFiles) -> list[str]:
-    """Flags of consumer and trainer for a growing vocabulary in which many values replace others."""
+    """Flags of consumer and trainer for a growing vocabulary with many replaced values."""
     ids = len(pickle.loads(dictionaries.map_dict.read_bytes()))
     room = 200
     return [
