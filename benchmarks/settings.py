@@ -18,8 +18,8 @@ class Settings:
     Attributes:
         windows: Rows per window; stages with one window size take the first.
         batches: Rows per batch; stages with one batch size take the first.
-        rows: Rows that this project's side of a stage handles in a round; the documented way may get
-            a part of them.
+        rows: Rows per round for this project's side of a stage; the documented way may get a part
+            of them.
         repeats: Rounds that count, each with every way once.
         work_dir: Folder of inputs, logs and checkpoints.
         bootstrap_servers: The broker, for the stages that need one.

@@ -1,4 +1,4 @@
-"""The documented dataset: MindSpore gets row after row from ``__getitem__``, and makes batches."""
+"""The documented dataset: MindSpore calls ``__getitem__`` for each row, and makes batches."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mindspore.dataset import GeneratorDataset
 
 from src.process.arrays import Array
 
-ROW_COUNT = 10_000_000  # a stream has no end, but MindSpore wants a length and lists its indices
+ROW_COUNT = 10_000_000  # a stream has no end, but MindSpore needs a length and lists its indices
 
 
 class RowDataset:
     """Rows for ``mindspore.dataset.GeneratorDataset``, one for each ``__getitem__``.
 
     Args:
-        receive: Waits for the next window: an object array [rows, 3] of id, weight and label.
+        receive: Returns the next window: an object array [rows, 3] of id, weight and label.
     """
 
     def __init__(self, receive: Callable[[], Array]) -> None:

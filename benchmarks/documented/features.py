@@ -1,6 +1,6 @@
 """The documented features: a window is a MindPandas frame, and functions take it row by row.
 
-The features are those of `src.features`, so that outputs can be compared.
+The features equal those of `src.features`, so that outputs can be compared.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from src.dictionaries.dictionaries import Dictionaries
 from src.process.arrays import Array
 from src.rows.criteo import COLUMNS, DENSE_SIZE, LABEL
 
-STOCK_PARTS = (16, 16)  # MindPandas' own default, which the page leaves as it is
+STOCK_PARTS = (16, 16)  # MindPandas' own default, which the page does not change
 
 Message = tuple[bytes, bytes]
 """(key, value)."""
 
 
 class RowFunctions:
-    """What ``apply`` calls with every row of a window."""
+    """The functions that ``apply`` calls with every row of a window."""
 
     def __init__(self, dictionaries: Dictionaries) -> None:
         self._min = dictionaries.min_by_column

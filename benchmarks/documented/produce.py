@@ -12,7 +12,7 @@ from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS
 
 
 def produce_rows(path: Path, partition: int, bootstrap_servers: str, topic: str) -> int:
-    """Sends a file's rows, each as JSON; returns how many when the broker has them all."""
+    """Sends a file's rows as JSON; returns their number once the broker has acknowledged all."""
     producer = KafkaProducer(
         bootstrap_servers=bootstrap_servers,
         key_serializer=lambda key: json.dumps(key).encode(),
@@ -31,5 +31,5 @@ def produce_rows(path: Path, partition: int, bootstrap_servers: str, topic: str)
 
 
 def _text_columns() -> dict[str, type]:
-    # A hexadecimal value such as 12345678 or 1234e567 must not be taken for a number.
+    # A hexadecimal value such as 12345678 or 1234e567 must not be read as a number.
     return dict.fromkeys(CATEGORICAL_COLUMNS, str)

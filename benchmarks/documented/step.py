@@ -1,8 +1,8 @@
-"""The training step as the example's page describes it, kept to be compared with and timed against.
+"""The training step as the example's page describes it, for comparison.
 
-Two losses, two backward passes: FTRL follows wide_loss to the wide weights, Adam follows deep_loss,
-whose L2 term is part of the graph, to everything else. Nothing here is clever, on purpose; the
-model itself is the one of `src.model`, so that both steps can start from equal weights.
+It has two losses and two backward passes. FTRL trains the wide weights on wide_loss. Adam trains
+all other weights on deep_loss, whose L2 term is part of the graph. The model itself is the one of
+`src.model`, so that both steps can start from equal weights.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class DocumentedTrainStep(nn.Cell):  # type: ignore[misc]
         self.adam = nn.Adam(self.deep, learning_rate=3.5e-4, eps=1e-8, loss_scale=sens)
         for shared in (self.ftrl.global_step, self.ftrl.learning_rate):
             if isinstance(shared, ms.Parameter):
-                shared.name = f"ftrl_{shared.name}"  # the name is Adam's, too
+                shared.name = f"ftrl_{shared.name}"  # Adam has parameters of the same names
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
         self.wide_loss, self.deep_loss = OneLoss(self.losses, 0), OneLoss(self.losses, 1)
         self.sens = sens
@@ -115,7 +115,7 @@ class DocumentedTrainStep(nn.Cell):  # type: ignore[misc]
 
 
 def documented_step(config: ModelConfig, seed: int) -> DocumentedTrainStep:
-    """The documented step on a model of its own, whose weights follow from the seed."""
+    """The documented step on a new model, whose weights depend on the seed."""
     ms.set_seed(seed)
     step = DocumentedTrainStep(WideDeepModel(config), config)
     step.set_train()
@@ -131,7 +131,7 @@ def own_step(config: ModelConfig, seed: int) -> TrainStepWrap:
 
 
 def random_batch(config: ModelConfig, random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch like a click log's: skewed ids (some of them several times), a quarter clicks."""
+    """A batch like a click log's: skewed ids, some of them repeated, and a quarter clicks."""
     shape = (config.batch_size, config.field_size)
     skewed = random.zipf(1.2, shape) * 7919 % config.vocab_size
     label = random.random((config.batch_size, 1)) < 0.25

@@ -3,11 +3,13 @@
     python -m benchmarks.learning
     python -m benchmarks.learning --data FILE --history_rows 5000
 
-Every way makes one pass over the stream and scores each row before it learns from it. Rows before
-the stream, the history, are what the dictionaries are made from; `adaptive` and Vowpal Wabbit also
-learn from them first. No broker and no engine take part, so rows/s are those of features and
-training alone. The exit code is 0 when `adaptive` has a higher AUC and a lower log loss than Vowpal
-Wabbit and at least 60 % of the rows/s of `sparse`.
+Every way makes one pass over the stream and scores each row before it learns from it. The rows
+before the stream are the history: the dictionaries are made from them, and `adaptive` and Vowpal
+Wabbit learn from them first. No broker and no engine take part, so rows/s count features and
+training alone.
+
+The exit code is 0 when `adaptive` has a higher AUC and a lower log loss than Vowpal Wabbit, and at
+least 60 % of the rows/s of `sparse`.
 """
 
 from __future__ import annotations
@@ -43,10 +45,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     flag = parser.add_argument
     flag("--data", type=Path, metavar="FILE", help="a Criteo file instead of made rows")
-    flag("--rows", type=int, help="rows to stream (a million; with --data all the rest)")
-    flag("--history_rows", type=int, default=SAMPLE_HISTORY_ROWS, help="history (%(default)s)")
-    flag("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="which ones (all)")
-    flag("--work_dir", type=Path, default=ROOT / "build" / "learning", help="build/learning")
+    flag("--rows", type=int, help="rows to stream (a million; with --data all other rows)")
+    flag(
+        "--history_rows",
+        type=int,
+        default=SAMPLE_HISTORY_ROWS,
+        help="rows of the history (%(default)s)",
+    )
+    flag("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ways to compare (all)")
+    flag(
+        "--work_dir",
+        type=Path,
+        default=ROOT / "build" / "learning",
+        help="folder of rows and dictionaries (build/learning)",
+    )
     arguments = parser.parse_args(argv)
     for name in ("rows", "history_rows"):
         if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:

@@ -19,10 +19,10 @@ VOWPAL_WABBIT = "vowpalwabbit==9.10.0"
 
 
 def learn_with_vowpal_wabbit(rows: Rows, work_dir: Path) -> Learnt:
-    """One pass of Vowpal Wabbit, which is as warm as `adaptive`.
+    """One pass of Vowpal Wabbit; it learns from the history first, as `adaptive` does.
 
     Raises:
-        LearningError: It can't be had, or failed.
+        LearningError: It can't be installed, or failed.
     """
     python = _vowpal_wabbit_python()
     output = work_dir / "vowpal_wabbit.scores"
@@ -44,7 +44,7 @@ def learn_with_vowpal_wabbit(rows: Rows, work_dir: Path) -> Learnt:
 
 
 def _vowpal_wabbit_python() -> Path:
-    """The Python of an environment with Vowpal Wabbit: its NumPy is not the one that we pin."""
+    """The Python of an environment with Vowpal Wabbit, which needs another NumPy than ours."""
     folder = ROOT / "build" / "vowpal_wabbit"
     python = folder / "bin" / "python"
     is_there = (
@@ -59,5 +59,5 @@ def _vowpal_wabbit_python() -> Path:
         install = [str(python), "-m", "pip", "install", "-q", VOWPAL_WABBIT, "numpy<2"]
         done = subprocess.run(install, capture_output=True, text=True)
         if done.returncode:
-            raise LearningError(f"{VOWPAL_WABBIT} can't be had: {done.stderr.strip()[-200:]}")
+            raise LearningError(f"{VOWPAL_WABBIT} can't be installed: {done.stderr.strip()[-200:]}")
     return python

@@ -14,17 +14,17 @@ SAMPLE_HISTORY_ROWS = 15_000
 
 
 class LearningError(RuntimeError):
-    """A way could not be measured; one line says why."""
+    """A way could not be measured; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What all ways learn from.
+    """The rows that all ways learn from.
 
     Attributes:
         path: The file.
-        history: Rows at its beginning from which the dictionaries are made.
-        stream: Rows behind them, a multiple of the batch size.
+        history: Its first rows, from which the dictionaries are made.
+        stream: Number of rows after them, a multiple of the batch size.
         made: The dictionaries.
     """
 
@@ -38,7 +38,7 @@ def prepare(arguments: argparse.Namespace) -> Rows:
     """Makes or counts the rows, and makes the dictionaries.
 
     Raises:
-        LearningError: There are too few.
+        LearningError: There are too few rows.
         DataError, DictionaryError, OSError: The file can't be used.
     """
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
@@ -55,6 +55,6 @@ def prepare(arguments: argparse.Namespace) -> Rows:
     batch_size = load_config([]).batch_size
     stream -= stream % batch_size
     if stream <= 0:
-        raise LearningError(f"{path} has no {batch_size} rows behind the {history} of the history")
+        raise LearningError(f"{path} has no {batch_size} rows after the {history} of the history")
     made = process([path], arguments.work_dir, rows=history, keep_most_frequent=True)
     return Rows(path, history, stream, made)

@@ -1,4 +1,4 @@
-"""How a way did, and what `adaptive` should have done better."""
+"""Scores of the ways, and the targets that `adaptive` misses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LEAST_SPEED = 0.6
 
 @dataclass(frozen=True)
 class Learnt:
-    """How a way did.
+    """The scores of a way.
 
     Attributes:
         way: Its name.
-        auc: Of all rows of the stream.
-        log_loss: The same.
-        last_auc: Of the second half of them.
-        last_log_loss: The same.
-        rows_per_second: Of the stream.
+        auc: AUC of all rows of the stream.
+        log_loss: Log loss of the same rows.
+        last_auc: AUC of the second half of the stream.
+        last_log_loss: Log loss of the second half.
+        rows_per_second: Rows per second on the stream.
     """
 
     way: str
@@ -49,8 +49,8 @@ def judged(way: str, labels: Array, logits: Array, seconds: float) -> Learnt:
     Args:
         way: Its name.
         labels: float[rows].
-        logits: float[rows], each of before its row was learnt from.
-        seconds: What it took.
+        logits: float[rows], each from before its row was trained on.
+        seconds: The time it took.
     """
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     half = len(labels) // 2
@@ -65,7 +65,7 @@ def judged(way: str, labels: Array, logits: Array, seconds: float) -> Learnt:
 
 
 def shortcomings(results: Sequence[Learnt]) -> list[str]:
-    """What `adaptive` should have done better; empty where there is nothing to compare it with."""
+    """The targets that `adaptive` misses; empty where there is nothing to compare it with."""
     by_way = {result.way: result for result in results}
     ours, linear, sparse = (by_way.get(way) for way in ("adaptive", "vowpal_wabbit", "sparse"))
     phrases = []

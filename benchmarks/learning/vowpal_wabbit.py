@@ -1,12 +1,11 @@
-"""Vowpal Wabbit on a Criteo file, one pass; run by a Python of its own that has vowpalwabbit.
+"""One pass of Vowpal Wabbit over a Criteo file; run by a Python of its own.
 
     build/vowpal_wabbit/bin/python benchmarks/learning/vowpal_wabbit.py FILE SKIP LIMIT OUTPUT
 
 Every field is one feature, `<column>_<value>`, hashed into 2^22 weights, as its users do with this
-data. FTRL with alpha 0.05 and beta 1 is the best of its settings that were tried
-(learning.md). Each row is scored before it is learnt from. OUTPUT gets the scores of all rows (the
-logits) as float64; the last line on stdout is the seconds that learning took, parsing of the
-features included.
+data. FTRL with alpha 0.05 and beta 1 is the best of the settings that were tried (learning.md).
+Each row is scored before it is learnt from. OUTPUT gets the logits of all rows as float64. The last
+line on stdout is the seconds that learning took, with the parsing of the features.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ FLAGS = "--loss_function logistic --ftrl --ftrl_alpha 0.05 --ftrl_beta 1 -b 22 -
 
 
 def example(line: str) -> str:
-    """A row as Vowpal Wabbit's own text format wants it."""
+    """A row in Vowpal Wabbit's text format."""
     label, *fields = line.rstrip("\r\n").split("\t")
     features = " ".join(f"{place}_{value}" for place, value in enumerate(fields))
     return f"{'1' if label == '1' else '-1'} | {features}"

@@ -25,7 +25,7 @@ WAYS = ("upstream", "documented", "sparse", "adaptive", "vowpal_wabbit")
 
 
 def config_of(way: str) -> Config:
-    """What a way's trainer is told."""
+    """The configuration of a way's trainer."""
     if way == "adaptive":
         return load_config([f"--config_path={ADAPTIVE}"])
     return load_config(["--sparse"] if way == "sparse" else [])
@@ -67,10 +67,10 @@ def learn(way: str, rows: Rows) -> Learnt:
 
 
 def as_upstream_ships(ids: Array, dictionaries: Dictionaries) -> Array:
-    """The ids that the example's consumer really gives.
+    """The ids that the example's own consumer makes.
 
     It looks categorical values up under keys that no dictionary has, so all of them are out of
-    vocabulary, and counts the dense columns from 1.
+    vocabulary. It counts the dense columns from 1.
     """
     shipped = ids.copy()
     shipped[:, :DENSE_SIZE] = np.arange(1, DENSE_SIZE + 1)

@@ -2,12 +2,13 @@
 
     python -m benchmarks.scaling.rank_worker FILE BATCH_SIZE REPEATS dense|sparse
 
-Started as the launchers start ``online_train.py``; rank 0 writes what was measured as JSON.
+It is started as the launchers start ``online_train.py``. Rank 0 writes the measurements as JSON.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -33,11 +34,11 @@ from src.trainer.step_together import packed
 
 SEED = 11
 WARM_UP = 3
-PROBED_FLOATS = (1 << 16, 1 << 22)  # what the model of an AllReduce is fitted on
+PROBED_FLOATS = (1 << 16, 1 << 22)  # the sizes on which the model of an AllReduce is fitted
 
 
 def median_ms(call: Callable[[], object], repeats: int) -> float:
-    """The median time of a call, ms, after some that don't count."""
+    """The median time of a call, ms, after some uncounted calls."""
     for _ in range(WARM_UP):
         call()
     return 1e3 * statistics.median(seconds_of(call) for _ in range(repeats))
@@ -57,10 +58,10 @@ def measure(config: ModelConfig, ranks: Ranks, repeats: int) -> dict[str, object
     ranks.make_equal(step)
     random = np.random.default_rng(SEED + ranks.rank)
     batches = [random_batch(config, random) for _ in range(4)]
-    turn = iter(range(1 << 30))
+    coming = itertools.cycle(batches)
 
     def train() -> None:
-        outputs = step(*batches[next(turn) % len(batches)])
+        outputs = step(*next(coming))
         outputs[0].asnumpy(), outputs[1].asnumpy()
 
     floats = 0 if ranks.alone else step.exchange.bytes_reduced // 4
@@ -72,7 +73,7 @@ def measure(config: ModelConfig, ranks: Ranks, repeats: int) -> dict[str, object
 
 
 def _agree_ms(ranks: Ranks, batch_size: int, repeats: int) -> float:
-    """What it takes to agree on a step, all ranks being ready for it, ms."""
+    """Time to agree on a step for which all ranks are ready, ms."""
     lockstep, no_batch = Lockstep(ranks, StopFlag()), packed(None, batch_size)
     return median_ms(lambda: lockstep.round(True, False, *no_batch), repeats)
 

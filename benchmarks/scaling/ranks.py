@@ -1,10 +1,10 @@
-"""How training scales over ranks: measured with one and two here, on paper for GPUs.
+"""How training scales over ranks: measured with one and two here, computed for GPUs.
 
     python -m benchmarks.scaling.ranks [--ranks 1 2] [--batch 100] [--repeats 20]
 
-The step of the default model on random rows, no Kafka and no engine, all ranks on this machine's
-CPU. AllReduce is timed alone, with the step's own buffer, and compared with a model: a latency and
-a bandwidth, fitted on two other sizes in the same run.
+It times the step of the default model on random rows, without Kafka and the engine. All ranks run
+on this machine's CPU. AllReduce is also timed alone, with the step's own buffer. It is compared
+with a model: a latency and a bandwidth, fitted on two other sizes in the same run.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ DEFAULT_TABLE = 200_000 * (80 + 1)
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of ranks, one kind of step.
+    """The measurement of one kind of step on some ranks.
 
     Attributes:
         kind: "dense" or "sparse".
-        ranks: How many.
-        step_ms: A step, the reading of its losses included.
-        rows_per_second: Over all ranks.
-        floats: What a step reduces.
-        reduce_ms: AllReduce of so many, alone.
-        predicted_ms: The same by the model.
-        agree_ms: Agreeing on a step, all ranks being ready for it.
+        ranks: The number of ranks.
+        step_ms: Time of a step, with the reading of its losses.
+        rows_per_second: Rows per second of all ranks.
+        floats: Floats that a step reduces.
+        reduce_ms: Time of an AllReduce of these floats alone.
+        predicted_ms: The same time by the model.
+        agree_ms: Time to agree on a step for which all ranks are ready.
     """
 
     kind: str
@@ -62,13 +62,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Link:
-    """What joins the ranks of a machine that is only thought of.
+    """The network between the ranks of an imagined machine.
 
     Attributes:
-        name: Which machine.
+        name: The machine.
         ranks: N.
         gb_per_second: Bus bandwidth of an AllReduce, 10⁹ bytes a second.
-        latency_us: Of one of its 2 · (N − 1) rounds.
+        latency_us: Latency of each of its 2 · (N − 1) rounds.
     """
 
     name: str
@@ -89,13 +89,13 @@ def layer_floats(widths: Sequence[int] = DEFAULT_LAYERS) -> int:
 
 
 def exchanged_floats(ranks: int, batch: int, fields: int = 39, emb_dim: int = 80) -> int:
-    """What a step of ours reduces, see ``src/ranks/exchange.py``: layers, a loss, and N slots."""
+    """Floats that our step reduces, see ``src/ranks/exchange.py``: layers, a loss, and N slots."""
     slot = batch * fields * (emb_dim + 3) + batch
     return layer_floats() + 1 + ranks * slot
 
 
 def table_floats() -> int:
-    """What a step would reduce if whole tables' gradients travelled."""
+    """Floats that a step would reduce if it sent the gradients of whole tables."""
     return layer_floats() + 1 + DEFAULT_TABLE
 
 
@@ -117,15 +117,15 @@ def measure(kind: str, ranks: int, batch: int, repeats: int, folder: Path) -> Me
     """Runs the ranks on this machine.
 
     Raises:
-        RuntimeError: They did not come to an end.
+        RuntimeError: They did not end.
     """
     file = folder / f"{kind}_{ranks}.json"
     arguments = ["network", str(ranks), HOST, str(free_port()), HOST]
-    told = launch_of(*parse_launch([*arguments, f"--logs={folder}", "--", "--device_target=CPU"]))
+    launch = launch_of(*parse_launch([*arguments, f"--logs={folder}", "--", "--device_target=CPU"]))
     worker = [sys.executable, "-m", "benchmarks.scaling.rank_worker"]
     command = [*worker, str(file), str(batch), str(repeats), kind]
-    if Supervisor(dataclasses.replace(told, command=command), StopFlag()).run() != 0:
-        raise RuntimeError(f"{ranks} ranks did not come to an end; see their output above")
+    if Supervisor(dataclasses.replace(launch, command=command), StopFlag()).run() != 0:
+        raise RuntimeError(f"{ranks} ranks did not end; see their output above")
     found = json.loads(file.read_text())
     reduced = {int(size): ms for size, ms in found["reduce_ms"].items()}
     own = reduced.pop(found["floats"], 0.0)
@@ -144,7 +144,7 @@ def measure(kind: str, ranks: int, batch: int, repeats: int, folder: Path) -> Me
 
 
 def measured_table(results: Sequence[Measured]) -> list[str]:
-    """Markdown: what was measured here."""
+    """The measurements as a Markdown table."""
     lines = [
         "| step | ranks | ms | rows/s | MB reduced | AllReduce ms | by the model | share "
         "| agreeing ms | share |",
@@ -168,7 +168,7 @@ def measured_table(results: Sequence[Measured]) -> list[str]:
 
 
 def paper_table(batch: int) -> list[str]:
-    """Markdown: what travels between GPUs in a step of the default model, and how long it takes."""
+    """A Markdown table: the data that GPUs exchange per step of the default model, and the time."""
     lines = [
         "| machine | what travels | MB | AllReduce ms |",
         "| --- | --- | --- | --- |",
@@ -191,7 +191,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     flag = parser.add_argument
     flag("--ranks", nargs="+", type=int, default=[1, 2], help="numbers of ranks (1 2)")
-    flag("--batch", type=int, default=100, help="rows a step and rank (%(default)s)")
+    flag("--batch", type=int, default=100, help="rows per step on each rank (%(default)s)")
     flag("--repeats", type=int, default=20, help="steps that count (%(default)s)")
     arguments = parser.parse_args(argv)
     if min(*arguments.ranks, arguments.batch, arguments.repeats) < 1:

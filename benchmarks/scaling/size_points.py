@@ -39,7 +39,7 @@ class Point:
     Attributes:
         size: The size that is varied.
         function: Measures it; called with the settings and the size.
-        needs_mb: Memory it is expected to take, MB; 0 where that does not matter.
+        needs_mb: Expected memory, MB; 0 where it does not matter.
         kafka: Whether it needs a broker.
     """
 
@@ -54,7 +54,7 @@ class Point:
 
 
 def window(settings: Settings, size: int) -> Outcome:
-    """Messages → window, features included, at a window size."""
+    """Messages → window, features included, by window size."""
     from src.channel.window import Provenance, make_window
     from src.features.feature_builder import FeatureBuilder
     from src.rows.parsing import parse_messages
@@ -78,17 +78,17 @@ def window(settings: Settings, size: int) -> Outcome:
 
 
 def batch(settings: Settings, size: int) -> Outcome:
-    """The default model's step at a batch size."""
+    """The default model's step, by batch size."""
     return _step(batch_size=size)
 
 
 def vocabulary(settings: Settings, size: int) -> Outcome:
-    """The default model's step at a vocabulary size."""
+    """The default model's step, by vocabulary size."""
     return _step(vocab_size=size)
 
 
 def vocabulary_sparse(settings: Settings, size: int) -> Outcome:
-    """The sparse step at a vocabulary size."""
+    """The sparse step, by vocabulary size."""
     return _step(vocab_size=size, sparse=True)
 
 
@@ -113,7 +113,7 @@ def _step(**changes: object) -> Outcome:
 
 
 def partitions(settings: Settings, size: int) -> Outcome:
-    """Topic → windows of 1000 rows, at a number of partitions; the channel is left out."""
+    """Topic → windows of 1000 rows, by number of partitions; the channel is left out."""
     from benchmarks.stages.consume import unkept
     from benchmarks.stages.produce import new_topic
     from src.consumer.counts import ConsumerCounts
@@ -140,10 +140,10 @@ def partitions(settings: Settings, size: int) -> Outcome:
 
 
 def dictionary(settings: Settings, size: int) -> Outcome:
-    """Look-ups of one categorical column in a dictionary with so many values of it.
+    """Look-ups of one categorical column, by number of its values in the dictionary.
 
-    The columns have equally many rows and distinct values whatever the dictionary holds; each is
-    made of other values, so that no look-up finds its predecessor's in a cache.
+    Rows and distinct values of a column do not depend on the dictionary. Each column has other
+    values, so that no look-up finds those of the one before in a cache.
     """
     from src.dictionaries.dictionaries import load_dictionaries
 
@@ -185,7 +185,7 @@ def _save_dictionary(folder: Path, size: int) -> None:
 
 
 def process_data(settings: Settings, size: int) -> Outcome:
-    """``examples/process_data.py`` on a file with so many rows."""
+    """``examples/process_data.py``, by number of rows."""
     from examples.dictionaries.processing import process
 
     path = settings.work_dir / f"scale_{size}.tsv"
@@ -203,7 +203,7 @@ def _write_sample(path: Path, rows: int) -> None:
 
 
 def _in_child(function: Callable[[Path, int], None], path: Path, size: int) -> None:
-    """Makes an input in a process of its own: its memory is none of the point's."""
+    """Makes an input in a process of its own, so that its memory does not count."""
     path.parent.mkdir(parents=True, exist_ok=True)
     child = multiprocessing.get_context("spawn").Process(target=function, args=(path, size))
     child.start()
@@ -213,7 +213,7 @@ def _in_child(function: Callable[[Path, int], None], path: Path, size: int) -> N
 
 
 def _model_mb(vocab_size: int) -> float:
-    """Table and two moments of it, 80 floats a row each, and one more table while they are made."""
+    """A table and its two moments, 80 floats per row each, and one more table at the start."""
     return 4 * 4 * 81 * vocab_size / 2**20 + 1_000
 
 

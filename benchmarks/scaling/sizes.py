@@ -3,9 +3,9 @@
     python -m benchmarks.scaling.sizes
     python -m benchmarks.scaling.sizes --series window dictionary
 
-Each point is measured in a process of its own, so that its memory is its own. Prints a table, and
-writes build/scale.json and build/scale.png. A point that would not fit the memory that is free, or
-that fails, is left out and named.
+Each point is measured in a process of its own, so that its memory is its own. The output is a
+table, build/scale.json and build/scale.png. A point that fails, or that does not fit the free
+memory, is left out and named.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from src.process.ports import free_port
 
 logger = logging.getLogger("benchmarks.scaling")
 
-USABLE_SHARE = 0.8  # of the memory that is free when a point's turn comes
+USABLE_SHARE = 0.8  # of the memory that is free when a point starts
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A point and what came of it.
+    """A point and its measurement.
 
     Attributes:
-        series: Which size is varied.
+        series: The name of the size that is varied.
         size: The size.
-        rate: Work done a second.
-        unit: Of the rate.
+        rate: Work per second.
+        unit: The rate's unit.
         peak_mb: The process's peak of resident memory, MiB.
         others: Other numbers, by name.
     """
@@ -67,10 +67,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flag = parser.add_argument
-    flag("--series", nargs="+", choices=SERIES, default=list(SERIES), help="which ones (all)")
-    flag("--largest", type=int, default=0, help="leave out larger sizes (0 for none)")
-    flag("--json", type=Path, default=ROOT / "build" / "scale.json", help="build/scale.json")
-    flag("--png", type=Path, default=ROOT / "build" / "scale.png", help="build/scale.png")
+    flag(
+        "--series", nargs="+", choices=SERIES, default=list(SERIES), help="series to measure (all)"
+    )
+    flag("--largest", type=int, default=0, help="largest size to measure (0 for all)")
+    flag(
+        "--json",
+        type=Path,
+        default=ROOT / "build" / "scale.json",
+        help="file of the results (build/scale.json)",
+    )
+    flag(
+        "--png",
+        type=Path,
+        default=ROOT / "build" / "scale.png",
+        help="file of the picture (build/scale.png)",
+    )
     return parser.parse_args(argv)
 
 
@@ -101,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_all(points: Sequence[tuple[str, Point]]) -> tuple[list[Measured], list[str]]:
-    """Measures all points; returns them and what was left out."""
+    """Measures all points; returns the measurements, and the points left out."""
     measured: list[Measured] = []
     left_out: list[str] = []
     with _services(points) as settings:
@@ -139,7 +151,7 @@ def _services(points: Sequence[tuple[str, Point]]) -> Iterator[Settings]:
 def _measure(point: Point, settings: Settings) -> tuple[float, str, float, dict[str, float]]:
     """(rate, unit, peak, others) of a point."""
     rate, unit, others = point.measure(settings)
-    # The point's own peak where it has one: work in a child, or the part that counts.
+    # A point may report a peak of its own, for example where a child does the work.
     peak = others.pop("peak_mb", None)
     return rate, unit, peak_mb() if peak is None else peak, others
 
@@ -147,7 +159,7 @@ def _measure(point: Point, settings: Settings) -> tuple[float, str, float, dict[
 def peak_mb() -> float:
     """This process's peak of resident memory, MiB.
 
-    Not ``ru_maxrss``: a process starts with that of the one which started it.
+    Not ``ru_maxrss``: a new process inherits its parent's.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -171,7 +183,7 @@ def table(measured: Sequence[Measured]) -> str:
 
 
 def draw(measured: Sequence[Measured], path: Path) -> None:
-    """A panel for each series: the rate, and the memory on a second axis."""
+    """Draws a panel per series: the rate, and the memory on a second axis."""
     try:
         import matplotlib
     except ImportError:

@@ -1,8 +1,8 @@
 """``channel``: windows of equal content through MindPandas' channel, from process to process.
 
-The limit is the engine's own rate of calls: a window takes at least one call of the sender and one
-of the receiver, so both processes call a method that does nothing, at the same time, and the rate
-of one of them is the limit.
+The limit is the engine's own rate of calls. A window takes at least one call of the sender and one
+of the receiver. So both processes call a method that does nothing, at the same time, and the rate
+of one process is the limit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def run(settings: Settings) -> list[Result]:
 
 
 def check_equal(windows: Sequence[Array], send: Callable[[Array], Any], drain: Drain) -> None:
-    """Fails unless what comes out is what went in."""
+    """Fails unless the received windows equal the sent ones."""
     drain.expect(sum(map(len, windows)), keep=True)
     for window in windows:
         send(window)

@@ -1,7 +1,7 @@
 """``consume``: rows of a topic → features → windows that the channel has accepted.
 
-A process at the other end drains the channel, so nothing behind it is slow. The limit is the rate
-at which kafka-python reads the topic and does nothing with what it has read.
+A process at the other end drains the channel, so that nothing after the channel is slow. The limit
+is the rate at which kafka-python reads the topic and drops the rows.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from src.stream.position import Commit
 from src.stream.produce import ProduceOptions, send_file
 from src.stream.row_source import RowSource
 
-ROWS_FACTOR = 3  # this much more than other stages, as a session's start is to count for little
-DOCUMENTED_SHARE = 90  # the documented way gets that part of the rows
+ROWS_FACTOR = 3  # more rows than in other stages, so that a session's start counts little
+DOCUMENTED_SHARE = 90  # the documented way gets one row of this number
 WINDOW_SECONDS = 1.0
 POLL_ROWS = 10_000
 
@@ -59,7 +59,7 @@ class Topics:
 
 
 class CountedSender:
-    """Sends through a sender and asks for a stop when so many rows are sent."""
+    """Sends through a sender, and sets the stop flag after a number of rows."""
 
     def __init__(self, sender: WindowSender, rows: int, flag: StopFlag) -> None:
         self._sender = sender
@@ -67,11 +67,11 @@ class CountedSender:
         self._flag = flag
 
     def check(self) -> None:
-        """As the sender's own."""
+        """As the sender's own method."""
         self._sender.check()
 
     def send_window(self, window: Array, give_up: Callable[[], bool]) -> bool:
-        """As the sender's own."""
+        """As the sender's own method."""
         is_sent = self._sender.send_window(window, give_up)
         self._missing -= len(window)
         if self._missing <= 0:
@@ -80,12 +80,12 @@ class CountedSender:
 
 
 def unkept(counts: ConsumerCounts) -> BadRowKeeper:
-    """Takes bad rows and writes them nowhere: the rows of a benchmark are good."""
-    return BadRowKeeper(lambda letters: None, BadRowGuard(max_fraction=1.0), counts)
+    """A keeper that writes no bad rows: the rows of a benchmark are good."""
+    return BadRowKeeper(lambda dead_letters: None, BadRowGuard(max_fraction=1.0), counts)
 
 
 class OwnConsumer:
-    """This project's consumer on a topic, which can be run from the beginning again and again."""
+    """This project's consumer on a topic; each run starts at the beginning."""
 
     def __init__(
         self, settings: Settings, topic: str, dictionaries: Dictionaries, sender: WindowSender
@@ -99,7 +99,7 @@ class OwnConsumer:
         self._first = Commit(self.source.resolve_start("earliest"), session=0)
 
     def run(self, drain: Drain, keep: bool = False) -> tuple[float, Sequence[Array]]:
-        """(rows/s until the last window was accepted, the windows if they are wanted)."""
+        """(rows/s until the last window was accepted, the windows if ``keep``)."""
         drain.expect(self._rows, keep)
         flag, counts = StopFlag(), ConsumerCounts()
         assembler = WindowAssembler(
@@ -115,7 +115,7 @@ class OwnConsumer:
 
 
 class DocumentedConsumer:
-    """The documented consumer on a topic, which can be run from the beginning again and again."""
+    """The documented consumer on a topic; each run starts at the beginning."""
 
     def __init__(
         self, settings: Settings, topic: str, dictionaries: Dictionaries, sender: DataSender
@@ -205,7 +205,7 @@ def read_only(settings: Settings, topic: str) -> float:
 def check_equal(windows: Sequence[Array], documented_windows: Sequence[Any]) -> None:
     """Fails unless every row of the documented windows is one of ours.
 
-    Row by row cannot be compared: the documented consumer takes partitions as they come.
+    The order cannot be compared: the documented consumer takes partitions as they come.
     """
     ours = {
         _fingerprint(row["id"], row["weight"], row["label"]) for window in windows for row in window

@@ -1,7 +1,7 @@
-"""``end_to_end``: rows that are in the topic already → trained, by the real scripts.
+"""``end_to_end``: rows that are in the topic already → trained rows, by the real scripts.
 
-Rates are those of the loss lines in steady state, after the first steps. The limit is what the same
-steps would give back to back: the rate divided by the share of time that the trainer is busy.
+The rate is that of the loss lines in steady state, after the first steps. The limit is the rate of
+the same steps back to back: the rate divided by the share of time in which the trainer is busy.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from benchmarks.stages.consume import Topics
 from benchmarks.timing import alternate, medians
 
 SKIPPED_STEPS = 20
-STEPS = 120  # a checkpoint, at step 100, is among those that count
+STEPS = 120  # the checkpoint at step 100 counts
 EQUAL_STEPS = 20
-EQUAL_WITHIN = 1e-4  # twenty steps of float32, each a little different
+EQUAL_WITHIN = 1e-4  # twenty float32 steps add up small differences
 
 
 def run(settings: Settings) -> list[Result]:
-    """Measures rows/s, and the share of the time in which our trainer computes."""
-    # The pipelines read ahead: a trainer may not end for want of rows.
+    """Measures rows/s, and the share of time in which our trainer is in a step."""
+    # The pipelines read ahead: a trainer must not run out of rows.
     rows = STEPS * settings.batches[0] + 12 * settings.windows[0]
     topics = fill_one_partition(settings, rows)
     losses: dict[str, Losses] = {}
@@ -81,7 +81,7 @@ def steady_rate(losses: Losses, batch_size: int) -> float:
 
 
 def busy_share(times_path: Path) -> float:
-    """The share of the steady state in which the trainer was in a step, and not waiting for one."""
+    """The share of the steady state that the trainer spent in steps, not waiting for a batch."""
     times = json.loads(times_path.read_text())[SKIPPED_STEPS - 1 :]
     in_steps = sum(ended - began for began, ended in times[1:])
     return float(in_steps / (times[-1][1] - times[0][1]))

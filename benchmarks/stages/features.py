@@ -17,7 +17,7 @@ from src.process.arrays import Array
 from src.rows.arrow_csv import convert_options, parse_options, read_options
 from src.rows.parsing import parse_messages
 
-OWN_ROWS = 20_000  # a round of our side handles about so many: a single window is over too soon
+OWN_ROWS = 20_000  # rows per round of our side, as a single window is too short to time
 ONE_PART = (1, 1)
 
 
@@ -40,7 +40,7 @@ def check_equal(values: list[bytes], dictionaries: Dictionaries) -> None:
 
 
 def read_columns(data: bytes) -> pyarrow.Table:
-    """The layer below: pyarrow's CSV reader alone turns a window's bytes into columns."""
+    """The limit: pyarrow's CSV reader alone turns a window's bytes into columns."""
     options = read_options(len(data) + 1)
     return pyarrow.csv.read_csv(
         pyarrow.py_buffer(data), options, parse_options(), convert_options()

@@ -1,8 +1,8 @@
-"""``feed``: windows that are at hand → batches inside MindSpore.
+"""``feed``: windows in memory → batches inside MindSpore.
 
-Ours come as the consumer sends rows that wait: as many windows together as it takes by default.
-Windows that are sent one by one are measured as well. The limit is what MindSpore's pipeline itself
-can do: a source that hands out one ready batch again and again.
+Our windows are as large as those that the consumer sends where rows wait, by its default. Windows
+of the smaller size are measured as well. The limit is MindSpore's pipeline itself, with a source
+that returns one ready batch again and again.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ DOCUMENTED_SHARE = 10  # the documented way gets the first tenth of the rows
 STOCK_PREFETCH = 16
 
 Batch = Sequence[Any]
-"""id, weight and label of a batch: arrays of NumPy, or tensors where MindSpore handed them out."""
+"""id, weight and label of a batch: NumPy arrays, or tensors from MindSpore."""
 
 
-class WindowsAtHand:
-    """A receiver of windows that are there already."""
+class ListedWindows:
+    """A receiver of windows that are in memory already."""
 
     def __init__(self, windows: Sequence[Array]) -> None:
         self._windows = deque(windows)
@@ -54,11 +54,11 @@ class WindowsAtHand:
         return self._windows.popleft() if self._windows else None
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Nothing to close."""
 
 
 class ReadyBatches:
-    """Hands out the same batch for ever."""
+    """Returns the same batch for ever."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = tuple(batch)
@@ -92,7 +92,7 @@ def make_windows(settings: Settings) -> list[Array]:
 
 
 def taken_together(windows: Sequence[Array]) -> list[Array]:
-    """The same rows in windows as the consumer sends them where they wait."""
+    """The same rows in windows as large as the consumer sends where rows wait."""
     count = max(1, DEFAULT_MAX_WINDOW_SIZE // len(windows[0]))
     return [
         np.concatenate(windows[start : start + count]) for start in range(0, len(windows), count)
@@ -112,21 +112,21 @@ def documented_windows(windows: Sequence[Array]) -> list[Array]:
 
 @dataclass(frozen=True)
 class Reading:
-    """Batches read and how long it took, seconds."""
+    """Batches, and the seconds that reading them took."""
 
     batches: Sequence[Batch]
     seconds: float
 
     @property
     def rate(self) -> float:
-        """Rows a second."""
+        """Rows per second."""
         return sum(len(batch[0]) for batch in self.batches) / self.seconds
 
 
 def read_own(windows: Sequence[Array], batch_size: int, count: int) -> Reading:
     """This project's batches, in the pipeline that ``online_train`` makes."""
     flag = StopFlag()
-    receiver = cast(WindowReceiver, WindowsAtHand(windows))
+    receiver = cast(WindowReceiver, ListedWindows(windows))
     start = StreamStart(Position({0: 0}), SESSION)
     stream = StreamingDataset(receiver, start, batch_size, flag, attach=lambda: None)
     return _read(_whole_batches(stream), flag, count)
@@ -148,7 +148,7 @@ def read_documented(windows: Sequence[Array], batch_size: int, count: int) -> Re
     """The documented batches."""
     waiting = deque(windows)
     last = windows[-1]
-    # Read-ahead beyond the rows that are asked for gets the last window again.
+    # Read-ahead beyond the requested rows gets the last window again.
     source = RowDataset(lambda: waiting.popleft() if waiting else last)
     dataset_config.set_prefetch_size(STOCK_PREFETCH)
     return _read(row_batches(source, batch_size), StopFlag(), count)
@@ -160,7 +160,7 @@ def _read(dataset: Any, flag: StopFlag, count: int) -> Reading:
     began = time.perf_counter()
     batches = list(itertools.islice(iterator, count))
     seconds = time.perf_counter() - began
-    flag.set("enough")  # or the pipeline's thread would wait for rows that won't come
+    flag.set("enough")  # else the pipeline's thread would wait for rows that never come
     iterator.stop()
     return Reading(batches, seconds)
 

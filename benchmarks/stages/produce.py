@@ -1,7 +1,7 @@
 """``produce``: the rows of two files → acknowledged by the broker, a process for each file.
 
-The limit is kafka-python itself with this project's settings: lines that are in memory already are
-handed to ``send``, and nothing else is done.
+The limit is kafka-python itself with this project's settings: ``send`` gets lines that are in
+memory already, and nothing else is done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from src.stream.produce import ProduceOptions, send_file
 from src.stream.topic import ensure_topic
 
 Produce = Callable[[Path, int, str, str], tuple[float, float]]
-"""(file, partition, brokers, topic) → when it began and when all was acknowledged, monotonic s."""
+"""(file, partition, brokers, topic) → (begin, last acknowledgement), monotonic s."""
 
 
 def run(settings: Settings) -> list[Result]:

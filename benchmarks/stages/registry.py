@@ -15,10 +15,10 @@ class Stage:
     """A stage of the stream.
 
     Attributes:
-        module: The module that measures it; imported only in the process that does.
+        module: The module that measures it, imported only in the measuring process.
         function: The function in it: Settings → list of Result.
-        kafka: Whether it needs a broker.
-        engine: Whether it needs the yr engine.
+        kafka: Whether the stage needs a broker.
+        engine: Whether the stage needs the yr engine.
     """
 
     module: str
@@ -50,5 +50,5 @@ STAGES = {
 
 
 def run_in_process(name: str, settings: Settings) -> list[Result]:
-    """Runs a stage in a process of its own; nothing when it failed, which it has said then."""
+    """Runs a stage in its own process; no results where it failed (the error is on stderr)."""
     return run_in_child(STAGES[name].run, settings) or []

@@ -1,7 +1,7 @@
-"""``start``: the trainer's command → its first loss line, while a consumer waits for it.
+"""``start``: the trainer's command → its first loss line, while a consumer waits.
 
-The limit is the import of the packages below, in a process that does nothing else. What each
-import costs goes to imports.txt in the work folder.
+The limit is the import of the packages below, in a process that does nothing else. The time of
+each import is written to imports.txt in the work folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WAIT_SECONDS = 5.0  # until the consumer has filled the channel
 
 
 def run(settings: Settings) -> list[Result]:
-    """Measures seconds to the first loss line, and how many of them are imports."""
+    """Measures the seconds to the first loss line, and those of the imports."""
     topics = fill_one_partition(settings, settings.rows)
     (settings.work_dir / "imports.txt").write_text("\n".join(costly_imports()) + "\n")
     with (
@@ -60,7 +60,7 @@ def _first_line(pipeline: Pipeline) -> float:
 
 
 def _python(*arguments: str) -> str:
-    """Runs Python in the repository's root; returns what it wrote to stderr."""
+    """Runs Python in the repository's root; returns its stderr."""
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
 
@@ -70,10 +70,10 @@ def costly_imports() -> Sequence[str]:
     return summary_of(_python("-X", "importtime", "-c", OWN))
 
 
-def summary_of(said: str) -> list[str]:
-    """What ``-X importtime`` said, summed up by top-level package, the longest first."""
+def summary_of(output: str) -> list[str]:
+    """The output of ``-X importtime``, summed up by top-level package, the longest first."""
     microseconds: Counter[str] = Counter()
-    for cost, package in IMPORT_LINE.findall(said):
+    for cost, package in IMPORT_LINE.findall(output):
         microseconds[package] += int(cost)
     return [
         f"{cost / 1e6:7.3f} s  {package}"

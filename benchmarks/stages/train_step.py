@@ -1,8 +1,8 @@
-"""``train_step`` and ``train_step_sparse``: one step on a batch that is at hand.
+"""``train_step`` and ``train_step_sparse``: one step on a batch in memory.
 
-The limit of a step is the time to move what its optimizers must read and write, at the memory's
-bandwidth, and then the time of its matrix products, at the rate of NumPy's. One after the other:
-the optimizers wait for the gradients.
+The limit of a step is the sum of two times. One is the time to move the bytes of its optimizers, at
+the memory's bandwidth. The other is the time of its matrix products, at NumPy's rate. They add up,
+as the optimizers wait for the gradients.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from src.model.model_config import ModelConfig
 
 EQUAL_STEPS = 20
 EQUAL_WITHIN = 1e-5
-STEPS_A_TURN = 10
+STEPS_AT_ONCE = 10
 LARGE_VOCABULARY = 2_000_000
 FLOAT_BYTES = 4
-# Not 1: there a unit comes within rounding of relu's kink, and the two steps part by 1e-4.
+# Not 1: there an input of relu is so near 0 that rounding makes the two steps differ by 1e-4.
 SEED = 2
 
 Batches = Sequence[tuple[Tensor, ...]]
@@ -39,8 +39,8 @@ def run_dense(settings: Settings) -> list[Result]:
     documented, ours = documented_step(config, SEED), own_step(config, SEED)
     check_equal(documented, ours, batches)
     ways = {
-        "documented": _turn(documented, batches),
-        "ours": _turn(ours, batches),
+        "documented": _timed_steps(documented, batches),
+        "ours": _timed_steps(ours, batches),
         "limit": _limit(config, touched_rows=config.vocab_size),
     }
     median = medians(alternate(ways, settings.repeats, "train_step"))
@@ -60,7 +60,7 @@ def run_sparse(settings: Settings) -> list[Result]:
     first = {name: float(step(*batches[0])[0].asnumpy()) for name, step in steps.items()}
     np.testing.assert_allclose(first["ours"], first["documented"], rtol=EQUAL_WITHIN)
     touched = int(np.median([len(np.unique(batch[0].asnumpy())) for batch in batches]))
-    ways = {name: _turn(step, batches) for name, step in steps.items()}
+    ways = {name: _timed_steps(step, batches) for name, step in steps.items()}
     ways["limit"] = _limit(sparse, touched)
     median = medians(alternate(ways, settings.repeats, "train_step_sparse"))
     result = Result.of_medians(
@@ -99,16 +99,16 @@ def check_equal(documented: nn.Cell, ours: nn.Cell, batches: Batches) -> None:
         raise AssertionError(f"not among our parameters: {', '.join(weights)}")
 
 
-def _turn(step: nn.Cell, batches: Batches) -> Way:
-    """A turn of some steps, each with the reading of its losses; milliseconds a step."""
+def _timed_steps(step: nn.Cell, batches: Batches) -> Way:
+    """Some steps, each with the reading of its losses; milliseconds per step."""
     coming = itertools.cycle(batches)
 
     def steps() -> None:
-        for batch in itertools.islice(coming, STEPS_A_TURN):
+        for batch in itertools.islice(coming, STEPS_AT_ONCE):
             outputs = step(*batch)
             outputs[0].asnumpy(), outputs[1].asnumpy()
 
-    return lambda: 1e3 * seconds_of(steps) / STEPS_A_TURN
+    return lambda: 1e3 * seconds_of(steps) / STEPS_AT_ONCE
 
 
 def layer_weights(config: ModelConfig) -> int:
@@ -118,10 +118,10 @@ def layer_weights(config: ModelConfig) -> int:
 
 
 def optimizer_bytes(config: ModelConfig, touched_rows: int) -> int:
-    """Bytes that must go to and from memory in a step.
+    """Bytes that a step must read from memory and write to it.
 
-    Of a table row the weights and both of Adam's moments are read and written, and so are the
-    wide weight, FTRL's accumulator and its linear term; of the layers a gradient is read as well.
+    Of a table row these are read and written: the weights, both of Adam's moments, the wide weight,
+    FTRL's accumulator and its linear term. Of the layers a gradient is read as well.
     """
     read_and_written = 2 * 3
     table = touched_rows * (config.emb_dim + 1) * read_and_written
@@ -130,7 +130,7 @@ def optimizer_bytes(config: ModelConfig, touched_rows: int) -> int:
 
 
 def _limit(config: ModelConfig, touched_rows: int) -> Way:
-    """A measurement of the least that a step can take on this machine, ms."""
+    """Measures the least time of a step on this machine, ms."""
     memory = Memory()
     first_layer = (config.field_size * config.emb_dim, config.deep_layer_dim[0])
     multiplier = Multiplier(config.batch_size, *first_layer)

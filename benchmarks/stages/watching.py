@@ -1,10 +1,10 @@
-"""``watching``: a step with all that watches it (*ours*), against the same without (*documented*).
+"""``watching``: a step with all metrics (*ours*), against the same step without (*documented*).
 
-Both ways train the same network, a step of each in turn, and call the trainer's callbacks as
-``RecModel`` does. A round is a hundred steps of each way: in it the watched steps make one report
-and give their state to one checkpoint, as they do by default. Other work on the machine prolongs a
-step more than watching does, so for each place in the round the median over all rounds counts; what
-happens once a round happens at the same place in each.
+Both ways train the same network, in alternate steps, and call the trainer's callbacks as
+``RecModel`` does. A round is a hundred steps of each way. In it the watched steps make one report
+and save their state for one checkpoint, as by default. Other work on the machine prolongs a step
+more than watching does. So for each place in the round the median over all rounds counts. What
+happens once per round happens at the same place in each round.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,12 @@ ROUND_STEPS = 100
 SCRAPE_STEPS = (100, 50, 25, 20, 10, 5, 4, 2, 1)  # a round is a multiple of each
 SCRAPE_SECONDS = 1.0
 TIMED_STEPS = 10
-FIELDS_OOV = np.uint32(0b10110)  # it counts the same whichever fields they are
+FIELDS_OOV = np.uint32(0b10110)  # which fields they are does not matter
 SERVED_ROWS = "online_train_rows_total"
 
 
 class KnownBatches:
-    """The ledger of batches that come again and again."""
+    """The ledger of batches that repeat."""
 
     def __init__(self, batches: Batches) -> None:
         rows = len(batches[0][2])
@@ -67,11 +68,11 @@ class KnownBatches:
 
 
 class Loop:
-    """Trains a network on batches that come again and again, as ``RecModel`` does.
+    """Trains a network on batches that repeat, as ``RecModel`` does.
 
     Args:
         network: The training step.
-        batches: What it is trained on.
+        batches: The batches to train on.
         callbacks: Called before and after each step.
     """
 
@@ -85,7 +86,7 @@ class Loop:
         self._context = SimpleNamespace(original_args=lambda: self._arguments)
 
     def run(self, steps: int) -> None:
-        """Goes on for some steps."""
+        """Trains some steps."""
         for batch in itertools.islice(self._coming, steps):
             for callback in self._callbacks:
                 callback.on_train_step_begin(self._context)
@@ -94,46 +95,46 @@ class Loop:
                 callback.on_train_step_end(self._context)
 
 
-class AskForState(ms.Callback):  # type: ignore[misc]
-    """Asks for what a checkpoint keeps of the metrics, every so many steps."""
+class ReadState(ms.Callback):  # type: ignore[misc]
+    """Reads the metrics' state for a checkpoint, every ``steps`` steps."""
 
     def __init__(self, progress: TrainingProgress, metrics: MetricsCallBack, steps: int) -> None:
         super().__init__()
         self._progress, self._metrics, self._steps = progress, metrics, steps
 
     def on_train_step_end(self, run_context: Any) -> None:
-        """Asks when it is time."""
+        """Reads the state when it is due."""
         if self._progress.step % self._steps == 0:
             self._metrics.state()
 
 
-class AskForPage(ms.Callback):  # type: ignore[misc]
-    """Has the numbers scraped every so many steps."""
+class FetchPage(ms.Callback):  # type: ignore[misc]
+    """Fetches the page of metrics every ``steps`` steps."""
 
     def __init__(self, progress: TrainingProgress, scraper: Scraper, steps: int) -> None:
         super().__init__()
         self._progress, self._scraper, self._steps = progress, scraper, steps
 
     def on_train_step_begin(self, run_context: Any) -> None:
-        """Asks when it is time: the page is fetched while the step runs."""
+        """Starts a fetch when it is due; it goes on while the step runs."""
         if self._progress.step % self._steps == 0:
             self._scraper.ask()
 
 
 def steps_between_scrapes(step_seconds: float) -> int:
-    """The most steps, of those a round is a multiple of, that take no longer than a second."""
+    """The largest divisor of a round whose steps take at most a second."""
     fitting = (steps for steps in SCRAPE_STEPS if steps * step_seconds <= SCRAPE_SECONDS)
     return next(fitting, 1)
 
 
 def unwatched(network: nn.Cell, batches: Batches) -> Loop:
-    """Steps that nobody watches: their batch is looked up and their losses are read."""
+    """Steps without metrics: their batch is looked up, and their losses are read."""
     progress = TrainingProgress(0, Position({0: 0}))
     return Loop(network, batches, _always(progress, batches))
 
 
 def _always(progress: TrainingProgress, batches: Batches) -> list[ms.Callback]:
-    """What the trainer calls after a step, watched or not."""
+    """The callbacks that the trainer always calls after a step."""
     return [
         LedgerCallBack(progress, KnownBatches(batches), ""),
         LossCallBack(progress, ""),
@@ -142,15 +143,15 @@ def _always(progress: TrainingProgress, batches: Batches) -> list[ms.Callback]:
 
 @dataclass
 class Watched:
-    """Steps with all that watches a trainer.
+    """Steps with all metrics of a trainer.
 
     Attributes:
-        loop: Runs them.
-        progress: How far they have come.
-        metrics: Their scores.
-        scraper: Fetches their numbers.
-        path: Their JSON lines.
-        rows_before: Rows in the metrics before the first of them.
+        loop: Runs the steps.
+        progress: The steps and rows so far.
+        metrics: The scores.
+        scraper: Fetches the page of metrics.
+        path: The file of JSON lines.
+        rows_before: Rows in the metrics before the first step.
     """
 
     loop: Loop
@@ -161,7 +162,7 @@ class Watched:
     rows_before: int
 
     def run(self, steps: int) -> None:
-        """Goes on for some steps; a page that is being fetched is waited for."""
+        """Trains some steps, and waits for a page that is being fetched."""
         self.loop.run(steps)
         self.scraper.finish()
 
@@ -211,9 +212,9 @@ def watched(
         callbacks = [
             *_always(progress, batches),
             metrics,
-            AskForState(progress, metrics, config.save_checkpoint_steps),
+            ReadState(progress, metrics, config.save_checkpoint_steps),
             timer,
-            AskForPage(progress, scraper, scrape_steps),
+            FetchPage(progress, scraper, scrape_steps),
         ]
         loop = Loop(network, batches, callbacks)
         yield Watched(loop, progress, metrics, scraper, path, metrics.scores().rows)
@@ -232,8 +233,9 @@ def run(settings: Settings) -> list[Result]:
     """Measures a step of the default model, and one with ``sparse``, ms."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     config = dataclasses.replace(DOCUMENTED_CONFIG, batch_size=settings.batches[0])
-    dense = _measure(config, settings, "watching")
-    sparse = _measure(dataclasses.replace(config, sparse=True), settings, "watching, sparse")
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # the loss lines
+        dense = _measure(config, settings, "watching")
+        sparse = _measure(dataclasses.replace(config, sparse=True), settings, "watching, sparse")
     measures = {
         "sparse_ratio": sparse["without"] / sparse["with"],
         "sparse_with": sparse["with"],
@@ -251,14 +253,14 @@ def _measure(config: ModelConfig, settings: Settings, title: str) -> dict[str, f
     bare.run(1)  # it compiles
     step_seconds = seconds_of(lambda: bare.run(TIMED_STEPS)) / TIMED_STEPS
     with watched(network, batches, folder, steps_between_scrapes(step_seconds)) as observed:
-        ways = {"without": _turn(bare), "with": _turn(observed)}
-        turns = alternate(ways, settings.repeats * ROUND_STEPS, title, warm_up=False)
+        ways = {"without": _timed_step(bare), "with": _timed_step(observed)}
+        times = alternate(ways, settings.repeats * ROUND_STEPS, title, warm_up=False)
         observed.check(load_config([]).report_steps)
-    return {name: typical_mean(values, ROUND_STEPS) for name, values in turns.items()}
+    return {name: typical_mean(values, ROUND_STEPS) for name, values in times.items()}
 
 
 def check_equal(config: ModelConfig, batches: Batches, folder: Path) -> None:
-    """Fails unless watched steps give the weights that they give unwatched, to the last bit."""
+    """Fails unless watched and unwatched steps give the same weights, bit by bit."""
     bare, observed = own_step(config, SEED), own_step(config, SEED)
     unwatched(bare, batches).run(len(batches))
     with watched(observed, batches, folder, scrape_steps=5) as steps:
@@ -267,13 +269,13 @@ def check_equal(config: ModelConfig, batches: Batches, folder: Path) -> None:
         np.testing.assert_array_equal(other.asnumpy(), one.asnumpy(), err_msg=one.name)
 
 
-def _turn(steps: Loop | Watched) -> Way:
-    """A turn of one step, milliseconds."""
+def _timed_step(steps: Loop | Watched) -> Way:
+    """One step, milliseconds."""
     return lambda: 1e3 * seconds_of(lambda: steps.run(1))
 
 
 def typical_mean(values: Sequence[float], size: int) -> float:
-    """The mean of a round of which each place is the median of that place over all rounds.
+    """The mean of a round in which each place holds its median over all rounds.
 
     Args:
         values: Round after round.

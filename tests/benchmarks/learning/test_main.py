@@ -33,7 +33,7 @@ class TestFlags:
     [
         (None, "No such file or directory"),
         (b"1\t2\n", "clicks.tsv"),
-        (b"", "clicks.tsv has no 100 rows behind the 250 of the history"),
+        (b"", "clicks.tsv has no 100 rows after the 250 of the history"),
     ],
 )
 def test_file_that_cannot_be_used_is_named_and_nothing_is_run(

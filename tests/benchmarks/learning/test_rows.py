@@ -19,7 +19,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestRows:
-    def test_of_a_file_are_all_the_whole_batches_behind_the_history(
+    def test_of_a_file_are_all_the_whole_batches_after_the_history(
         self, data: Path, tmp_path: Path
     ) -> None:
         rows = prepare(asked(tmp_path, f"--data={data}"))
@@ -39,7 +39,7 @@ class TestRows:
         with pytest.raises(LearningError) as refused:
             prepare(asked(tmp_path, f"--data={data}", *flags))
         history = flags[0].split("=")[1]
-        assert str(refused.value) == f"{data} has no 100 rows behind the {history} of the history"
+        assert str(refused.value) == f"{data} has no 100 rows after the {history} of the history"
 
     def test_are_made_once_where_no_file_is_named(self, tmp_path: Path) -> None:
         flags = asked(tmp_path, "--rows=300")
