@@ -47,12 +47,8 @@ IDLE_SECONDS = 30.0  # ends a trainer whose steps are never reached because of b
 FAILURES = (DemoError, ServiceError, TopicError, DataError, DictionaryError, OSError)
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Plan:
-    """Reads the flags.
-
-    Raises:
-        ConfigError: online_train.py would refuse one of its flags.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the script's own flags."""
     summary, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         description=summary,
@@ -98,6 +94,16 @@ def parse_args(argv: Sequence[str] | None = None) -> Plan:
         metavar="DIR",
         help="folder of rows, dictionaries, logs and Kafka's data (build/demo)",
     )
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Plan:
+    """Reads the flags.
+
+    Raises:
+        ConfigError: online_train.py would refuse one of its flags.
+    """
+    parser = make_parser()
     arguments, others = parser.parse_known_args(argv)
     for name in ("history_rows", "rows", "steps", "ranks"):
         value = getattr(arguments, name)
