@@ -1,4 +1,4 @@
-r"""Trains a model on the rows of a file and saves a checkpoint with which online_train.py can start.
+r"""Trains a model on the rows of a file, and saves a checkpoint for online_train.py to start with.
 
     python examples/warm_start.py --data day_0.tsv --config_path examples/adaptive.yaml \
         --ckpt_path ./warm --batch_size 100
