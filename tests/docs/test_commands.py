@@ -45,6 +45,16 @@ def test_files_that_a_document_names_are_there(document: Path) -> None:
         assert path.exists(), path
 
 
+@pytest.mark.parametrize("readme", sorted((ROOT / "src").rglob("README.md")), ids=str)
+def test_files_that_a_folders_readme_names_are_there(readme: Path) -> None:
+    text = readme.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!http)([^)#]+)[)#]", text)
+    named = re.findall(r"`(\w+(?:\.py|/))`", text)
+    assert named
+    for name in (*links, *named):
+        assert any((folder / name).exists() for folder in (readme.parent, ROOT)), name
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_blocks_are_commands_or_say_that_they_are_not(document: Path) -> None:
     fences = re.findall(r"^```(.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
