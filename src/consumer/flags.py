@@ -1,0 +1,105 @@
+"""The flags of ``consumer.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from src.channel.closing_rule import DEFAULT_MAX_WINDOW_SIZE
+from src.config import add_shared_flags, parse_with_config_file
+from src.rows.criteo import VALUE_FORMATS
+
+# The flags whose default and help text stand in default_config.yaml.
+SHARED_FLAGS = (
+    "address",
+    "namespace",
+    "dataset_name",
+    "bootstrap_servers",
+    "topic",
+    "group_id",
+    "reconnect_seconds",
+    "vocab_size",
+    "dense_transform",
+    "admit_count",
+    "metrics_port",
+    "metrics_host",
+)
+POSITIVE_FLAGS = (
+    "num_shards",
+    "window_size",
+    "window_seconds",
+    "max_window_size",
+    "max_queue_size",
+)
+
+
+def parse_consumer_flags(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the flags.
+
+    Args:
+        description: What --help says first.
+        argv: The flags; None takes the process's own.
+
+    Raises:
+        ConfigError: The file that --config_path names can't be read or has a wrong key or value.
+        SystemExit: argparse refused a flag, or was asked for help.
+    """
+    parser = _make_parser(description)
+    arguments = parse_with_config_file(parser, argv)
+    for name in POSITIVE_FLAGS:
+        if getattr(arguments, name) <= 0:
+            parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
+    if not 0 <= arguments.max_bad_fraction <= 1:
+        parser.error(f"--max_bad_fraction must be from 0 to 1, not {arguments.max_bad_fraction}")
+    return arguments
+
+
+def _make_parser(description: str) -> argparse.ArgumentParser:
+    """The flags, save --config_path."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    flag = parser.add_argument
+    flag("--num_shards", type=int, default=1, help="ranks that share the stream, one shard each")
+    flag(
+        "--max_dict", default="./all_val_max_dict.pkl", help="file with each dense column's maximum"
+    )
+    flag(
+        "--min_dict", default="./all_val_min_dict.pkl", help="file with each dense column's minimum"
+    )
+    flag("--map_dict", default="./cat2id_dict.pkl", help="file with the ids of columns and values")
+    flag(
+        "--profile",
+        default="./data_profile.json",
+        help="file that describes the rows that the dictionaries were made from",
+    )
+    flag("--window_size", type=int, default=1000, help="rows per shard after which a window closes")
+    flag(
+        "--window_seconds",
+        type=float,
+        default=1.0,
+        help="seconds after its first row at which a window closes",
+    )
+    flag(
+        "--max_window_size",
+        type=int,
+        default=DEFAULT_MAX_WINDOW_SIZE,
+        help="most rows per shard in one window when many rows already wait",
+    )
+    flag("--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of a row")
+    flag(
+        "--start",
+        default="committed",
+        help="where to start: committed (earliest if nothing is committed), earliest, latest, "
+        "an ISO time, or partition:offset,...",
+    )
+    flag("--allow_loss", action="store_true", help="continue where retention has deleted rows")
+    flag(
+        "--max_bad_fraction",
+        type=float,
+        default=0.05,
+        help="largest share of bad rows in the last 10,000; above it the consumer stops",
+    )
+    flag("--max_queue_size", type=int, default=10, help="most unread windows per shard")
+    add_shared_flags(parser, *SHARED_FLAGS)
+    return parser
