@@ -3,7 +3,7 @@
     python -m tests.ranks.rank_program FOLDER STEPS GLOBAL_BATCH
 
 Each rank writes ``dense_<rank>.npz`` and ``sparse_<rank>.npz``, the parameters, losses and logits
-of its training, and ``<rank>.json``, what it has been told by the others.
+of its training, and ``<rank>.json``, what it has received from the others.
 """
 
 from __future__ import annotations

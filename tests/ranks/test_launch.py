@@ -276,7 +276,8 @@ def test_a_launch_that_is_refused_starts_nothing_and_returns_2(
 @pytest.fixture
 def detached(tmp_path: Path) -> Iterator[int]:
     """The process id that the script has written."""
-    names = ["1", "127.0.0.1", str(free_port()), "127.0.0.1", "--detach"]
+    no_engine = "127.0.0.3"  # one that another test has started must not be found
+    names = ["1", "127.0.0.1", str(free_port()), no_engine, "--detach"]
     flags = ["--ckpt_path=ckpt", "--bootstrap_servers=127.0.0.1:1", "--device_target=CPU"]
     began = time.monotonic()
     ended = subprocess.run(
