@@ -40,6 +40,8 @@ from src.trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+ACKNOWLEDGE_SECONDS = 1.0
+
 
 def run_rank(config: Config, flag: StopFlag, placement: Placement, train: TrainFunction) -> int:
     """Trains until the flag is set, on this or on another rank; a rank on the CPU ends in it.
@@ -79,6 +81,9 @@ def run_rank(config: Config, flag: StopFlag, placement: Placement, train: TrainF
     finally:
         keep_modules_until_exit()
     if device == "CPU" and placement.role is Role.WORKER:
+        # MindSpore acknowledges the others' last exchange in a thread. A rank whose neighbour is
+        # gone before that waits for half a minute.
+        time.sleep(ACKNOWLEDGE_SECONDS)
         exit_without_handlers(code)
     return code
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar, Union
+from typing import TypeVar
 
 import numpy as np
 
@@ -50,13 +50,13 @@ def together(
     size: int,
     body: Callable[[ThreadRanks], Result],
     also: tuple[type[BaseException], ...] = (),
-) -> list[Union[Result, BaseException]]:
+) -> list[Result | BaseException]:
     """What becomes of each of several ranks: what it returns, or the error that ends it.
 
     An error breaks the meeting up, unless it is one of ``ENDS_ONE_RANK`` or of ``also``.
     """
     meeting = Meeting(size)
-    results: list[Union[Result, BaseException]] = [RuntimeError("did not end")] * size
+    results: list[Result | BaseException] = [RuntimeError("did not end")] * size
 
     def run(rank: int) -> None:
         try:
