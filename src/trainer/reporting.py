@@ -24,6 +24,7 @@ from src.trainer.checkpoint import Unit
 from src.watching.json_lines import JsonLines
 from src.watching.metrics import ProgressiveMetrics, Scores, decode_state, encode_state
 from src.watching.prometheus import TrainerNumbers
+from src.watching.reliability import reliability
 from src.watching.report import Report, all_rows_line, mean
 
 logger = logging.getLogger(__name__)
@@ -200,6 +201,7 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         assert progress.batch is not None
         lag = self._lag.rows_ahead(progress.position)
         by_column = interval.oov / interval.rows
+        window = self._metrics.window()
         return Report(
             time=time.time(),
             session=self._session,
@@ -210,8 +212,9 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
             wide_loss=interval.wide_loss / interval.steps,
             deep_loss=interval.deep_loss / interval.steps,
             life=self._metrics.life().scores(),
-            window=self._metrics.window().scores(),
+            window=window.scores(),
             since_start=self._metrics.since_start().scores(),
+            reliability=reliability(window),
             oov_rate=float(by_column.mean()),
             oov_rate_by_column=by_column.tolist(),
             lag_rows=None if lag is None else sum(lag.values()),

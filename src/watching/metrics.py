@@ -286,6 +286,13 @@ def bin_of(logit: Array) -> Array:
     return bins
 
 
+def middle_of(bins: Array) -> Array:
+    """The logit in the middle of each bin, float64[bins]."""
+    scaled = (bins + 0.5 - BINS // 2) / _BINS_PER_UNIT
+    middle: Array = np.copysign(np.expm1(np.abs(scaled)) * _FINEST, scaled)
+    return middle
+
+
 def logit_of(probability: Array) -> Array:
     """The logit of a probability; 0 and 1 count as the nearest numbers with a finite logit.
 

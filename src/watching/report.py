@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.watching.metrics import Scores
+from src.watching.reliability import Group
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Report:
         life: Scores of all rows since the model's first step.
         window: Scores of the newest rows.
         since_start: Scores of the rows of this trainer.
+        reliability: The newest rows in ten equal-sized groups by score, lowest scores first.
         oov_rate: Share of categorical fields out of vocabulary since the report before.
         oov_rate_by_column: The same for each of C1..C26.
         lag_rows: Rows of the topic not yet trained on; None where that is not known.
@@ -45,6 +47,7 @@ class Report:
     life: Scores
     window: Scores
     since_start: Scores
+    reliability: list[Group]
     oov_rate: float
     oov_rate_by_column: list[float]
     lag_rows: int | None
@@ -53,15 +56,15 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON line; ``rows`` is that of the whole life."""
-        scopes = {name: getattr(self, name) for name in ("life", "window", "since_start")}
-        return {
-            **{name: _rounded(value) for name, value in vars(self).items() if name not in scopes},
+        fields = {
+            **vars(self),
             "rows": self.life.rows,
-            **{
-                name: {key: _rounded(value) for key, value in scores.to_json().items()}
-                for name, scores in scopes.items()
-            },
+            "life": self.life.to_json(),
+            "window": self.window.to_json(),
+            "since_start": self.since_start.to_json(),
+            "reliability": [group.to_json() for group in self.reliability],
         }
+        return {name: _rounded(value) for name, value in fields.items()}
 
     def line(self) -> str:
         """The log line; AUC, log loss and calibration are those of the newest rows."""
@@ -89,6 +92,8 @@ def _rounded(value: Any) -> Any:
     """Floats with as many digits as anyone will read."""
     if isinstance(value, list):
         return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
     return float(f"{value:.7g}") if isinstance(value, float) and abs(value) < 1e6 else value
 
 

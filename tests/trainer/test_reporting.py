@@ -174,6 +174,8 @@ def test_online_train_reports_the_scores_of_its_own_forward_pass_and_goes_on_aft
         assert_scores(line["life"], rows.logit[:done], rows.label[:done])
         assert_scores(line["window"], rows.logit[done - 3 : done], rows.label[done - 3 : done])
         assert_scores(line["since_start"], rows.logit[since:done], rows.label[since:done])
+        clicks = sum(group["click_rate"] * group["rows"] for group in line["reliability"])
+        assert clicks == pytest.approx(line["window"]["clicks"], rel=1e-5)
         assert (line["wide_loss"], line["deep_loss"]) == (0.5, 0.75)
         assert line["step_seconds"] > 0 and line["wait_seconds"] > 0
 
