@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from examples.report_page.differences import draw_differences
 from examples.report_page.pictures import PANELS, draw, draw_oov_by_column
+from examples.report_page.reliability import draw_reliability
 from examples.report_page.runs import Run, value_of
 from src.process.files import atomic_write_bytes
 
@@ -87,6 +89,23 @@ def _summary_cells(run: Run) -> str:
     return "".join(f"<td>{'?' if x is None else form.format(x)}</td>" for x, form in found)
 
 
+def draw_all(runs: Sequence[Run]) -> Iterator[tuple[str, str, Figure]]:
+    """Name, title and figure of each picture; those that have nothing to show are left out."""
+    drawn = [
+        *((panel.name, panel.title, draw(panel, runs)) for panel in PANELS),
+        ("oov_by_column", "Out of vocabulary by column, last report", draw_oov_by_column(runs)),
+        (
+            "reliability",
+            "Reliability: the newest rows in ten groups by score",
+            draw_reliability(runs),
+        ),
+        ("differences", f"Difference from the first run, {runs[0].name}", draw_differences(runs)),
+    ]
+    for name, title, figure in drawn:
+        if figure is not None:
+            yield name, title, figure
+
+
 def write_report(runs: Sequence[Run], output: Path) -> list[Path]:
     """Writes the page and, beside it, each picture as PNG.
 
@@ -98,12 +117,7 @@ def write_report(runs: Sequence[Run], output: Path) -> list[Path]:
     """
     written = [output]
     pictures = []
-    figures = [(panel.name, panel.title, draw(panel, runs)) for panel in PANELS]
-    title = "Out of vocabulary by column, last report"
-    figures.append(("oov_by_column", title, draw_oov_by_column(runs)))
-    for name, title, figure in figures:
-        if figure is None:
-            continue
+    for name, title, figure in draw_all(runs):
         pictures.append((title, _rendered(figure, "svg")))
         path = output.with_name(f"{output.stem}-{name}.png")
         atomic_write_bytes(path, _rendered(figure, "png"))

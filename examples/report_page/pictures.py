@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")  # no display is needed
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.report_page.runs import Line, Run, value_of
@@ -41,8 +42,11 @@ class Panel:
     from_zero: bool = False
 
 
+SCOPES = {"window": "newest rows", "life": "all rows"}
+
+
 def _scopes(key: str) -> dict[str, Callable[[Line], float | None]]:
-    return {"newest rows": value_of("window", key), "all rows": value_of("life", key)}
+    return {label: value_of(scope, key) for scope, label in SCOPES.items()}
 
 
 PANELS = (
@@ -102,25 +106,30 @@ def draw(panel: Panel, runs: Sequence[Run]) -> Figure | None:
             if not known:
                 continue
             drawn += 1
-            name = _label(run.name if len(runs) > 1 else "", label)
+            name = curve_label(run.name if len(runs) > 1 else "", label)
             # Curves of a single run differ by colour, those of several runs by line style.
             color = COLORS[(number if len(runs) > 1 else place) % len(COLORS)]
-            style = {
-                "color": color,
-                "linestyle": ("-", "--")[place % 2],
-                "linewidth": 1.6,
-                "marker": "o" if len(known) < 30 else "",
-                "markersize": 3.5,
-                "label": name or None,
-            }
+            style = {**curve_style(color, place, len(known)), "label": name or None}
             values = [found for _, found in known]
             axes[0].plot([line["rows"] for line, _ in known], values, **style)
             axes[1].plot([_elapsed(run, line) for line, _ in known], values, **style)
     if drawn:
         _dress(panel, axes)
+        show_legend(figure)
         return figure
     plt.close(figure)
     return None
+
+
+def curve_style(color: str, place: int, points: int) -> dict[str, Any]:
+    """How the first or second curve of a run is drawn; few points are marked."""
+    return {
+        "color": color,
+        "linestyle": ("-", "--")[place % 2],
+        "linewidth": 1.6,
+        "marker": "o" if points < 30 else "",
+        "markersize": 3.5,
+    }
 
 
 def _thinned(lines: list[Line]) -> list[Line]:
@@ -129,20 +138,35 @@ def _thinned(lines: list[Line]) -> list[Line]:
     return lines[(len(lines) - 1) % every :: every]
 
 
-def _dress(panel: Panel, axes: Any) -> None:
+def _dress(panel: Panel, axes: Sequence[Axes]) -> None:
     for axis, meaning in zip(axes, ("rows trained", "minutes since the first report")):
-        axis.set_xlabel(meaning)
-        axis.grid(True, color="#dddddd", linewidth=0.7)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.6g}"))
+        dress_axis(axis, meaning)
         if panel.reference is not None:
             axis.axhline(panel.reference, color="#888888", linewidth=1, zorder=0)
     axes[0].set_ylabel(panel.unit)
     if panel.from_zero:
         axes[0].set_ylim(0, 1.05 * axes[0].dataLim.y1 or 1)
-    handles, labels = axes[0].get_legend_handles_labels()
-    if labels:
-        axes[0].figure.legend(handles, labels, loc="outside upper right", ncols=4, frameon=False)
+
+
+def dress_axis(axis: Axes, meaning: str) -> None:
+    """Gives an axis the look of this page, and its x axis a meaning."""
+    axis.set_xlabel(meaning)
+    axis.grid(True, color="#dddddd", linewidth=0.7)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.6g}"))
+
+
+def show_legend(figure: Figure) -> bool:
+    """Names the curves above the picture, each once; False where none has a name."""
+    handles = {
+        label: handle
+        for axis in figure.axes
+        for handle, label in zip(*axis.get_legend_handles_labels())
+    }
+    if handles:
+        place = "outside upper right"
+        figure.legend(handles.values(), handles.keys(), loc=place, ncols=4, frameon=False)
+    return bool(handles)
 
 
 def draw_oov_by_column(runs: Sequence[Run]) -> Figure | None:
@@ -170,7 +194,8 @@ def draw_oov_by_column(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _label(run: str, curve: str) -> str:
+def curve_label(run: str, curve: str) -> str:
+    """The name of a curve in a legend."""
     return ", ".join(part for part in (run, curve) if part)
 
 

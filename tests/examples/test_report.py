@@ -17,7 +17,9 @@ from matplotlib import pyplot as plt
 
 from examples import report
 from examples.report import main
+from examples.report_page.differences import difference, draw_differences
 from examples.report_page.pictures import MAX_POINTS, PANELS, draw
+from examples.report_page.reliability import draw_reliability
 from examples.report_page.runs import ReportError, Run, read_run, without_undone_steps
 
 PANEL = {panel.name: panel for panel in PANELS}
@@ -55,6 +57,7 @@ def line(step: int, **changes: Any) -> dict[str, Any]:
         "window": scores,
         "life": {**scores, "auc": 0.5},
         "since_start": scores,
+        "reliability": [{"predicted": 0.1, "click_rate": 0.2, "rows": 10}],
         **changes,
     }
 
@@ -145,6 +148,8 @@ def test_page_holds_every_picture_and_the_last_numbers_of_every_run(
     assert list(page.pictures) == [
         *(panel.title for panel in PANELS),
         "Out of vocabulary by column, last report",
+        "Reliability: the newest rows in ten groups by score",
+        f"Difference from the first run, {one}",
     ]
     for svg in page.pictures.values():
         assert ElementTree.fromstring(svg).tag.endswith("svg")
@@ -152,9 +157,9 @@ def test_page_holds_every_picture_and_the_last_numbers_of_every_run(
     assert page.cells[1:5] == ["20,000", "200", "0.5000", "0.5200"]
     assert page.cells[10:15] == [str(two), "30,000", "300", "0.5000", "0.5300"]
     pngs = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert pngs == sorted(
-        f"report-{name}.png" for name in [*(panel.name for panel in PANELS), "oov_by_column"]
-    )
+    others = ["oov_by_column", "reliability", "differences"]
+    names = [*(panel.name for panel in PANELS), *others]
+    assert pngs == sorted(f"report-{name}.png" for name in names)
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.glob("*.png"))
     assert capsys.readouterr().out.splitlines()[0] == str(output)
 
@@ -167,6 +172,92 @@ def test_several_runs_lie_over_each_other_each_named(tmp_path: Path) -> None:
     colors = [found.get_color() for found in figure.axes[0].get_lines()]
     assert len(set(colors)) == 2
     plt.close(figure)
+
+
+def deciles(*rates: float) -> list[dict[str, float]]:
+    return [
+        {"predicted": 0.1 * place, "click_rate": rate, "rows": 100}
+        for place, rate in enumerate(rates, start=1)
+    ]
+
+
+def test_reliability_is_that_of_the_newest_report_that_has_it() -> None:
+    old, new = line(1, reliability=deciles(0.5)), line(2, reliability=deciles(0.12, 0.2, 0.27))
+    figure = draw_reliability([Run("a", [old, new, line(3, reliability=[])])])
+    assert figure is not None
+    rates, errors = (
+        np.asarray(axis.get_lines()[0].get_xydata(), dtype=float) for axis in figure.axes
+    )
+    np.testing.assert_allclose(rates, [[0.1, 0.12], [0.2, 0.2], [0.3, 0.27]])
+    np.testing.assert_allclose(errors, [[0.1, 0.02], [0.2, 0], [0.3, -0.03]], atol=1e-12)
+    bars: Any = figure.axes[1].collections[0]
+    np.testing.assert_allclose(
+        bars.get_segments()[1], [[0.2, -0.08], [0.2, 0.08]]
+    )  # 2 √(0.2 · 0.8 / 100)
+    assert not figure.legends
+    plt.close(figure)
+
+
+def test_older_runs_without_reliability_are_left_out_of_its_picture() -> None:
+    older = line(1)
+    del older["reliability"]
+    assert draw_reliability([Run("old", [older])]) is None
+    figure = draw_reliability([Run("old", [older]), Run("new", [line(1)])])
+    assert figure is not None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["new"]
+    plt.close(figure)
+
+
+def scored(*points: tuple[int, float | None]) -> list[dict[str, Any]]:
+    return [
+        line(step, rows=rows, window={"log_loss": loss}, life={"log_loss": loss})
+        for step, (rows, loss) in enumerate(points, start=1)
+    ]
+
+
+def test_differences_are_taken_at_equal_rows_within_the_shared_ones() -> None:
+    first = Run("a", scored((100, 0.6), (200, 0.5), (300, 0.5)))
+    other = Run("b", scored((150, 0.5), (225, None), (250, 0.4), (400, 0.1)))
+    rows, ahead = difference(first, other, "window", "log_loss")
+    assert rows.tolist() == [150, 200, 250, 300]
+    np.testing.assert_allclose(ahead, [-0.05, -0.05, -0.1, -0.2])
+    back = difference(other, first, "window", "log_loss")[1]
+    np.testing.assert_allclose(back, -ahead)
+
+
+def test_rows_counted_anew_replace_the_earlier_count() -> None:
+    first = Run("a", scored((100, 0.5), (400, 0.5)))
+    other = Run("b", scored((100, 0.9), (200, 0.8), (300, 0.7), (150, 0.6), (250, 0.4)))
+    rows, ahead = difference(first, other, "life", "log_loss")
+    assert rows.tolist() == [100, 150, 250]
+    np.testing.assert_allclose(ahead, [0.4, 0.1, -0.1])
+
+
+def test_runs_that_share_no_rows_have_no_difference() -> None:
+    first, other = Run("a", scored((100, 0.6))), Run("b", scored((200, 0.5), (300, 0.5)))
+    assert difference(first, other, "life", "log_loss")[0].size == 0
+    assert draw_differences([first, other]) is None
+    assert draw_differences([first]) is None
+
+
+def test_difference_of_each_further_run_is_drawn_and_early_ones_do_not_flatten_the_rest() -> None:
+    first = Run("a", scored((10, 0.7), (100, 0.5), (1000, 0.5)))
+    second = Run("b", scored((10, 5.7), (100, 0.49), (1000, 0.49)))
+    figure = draw_differences([first, second, Run("c", first.lines)])
+    assert figure is not None
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["b, newest rows", "b, all rows", "c, newest rows", "c, all rows"]
+    low, high = figure.axes[0].get_ylim()
+    assert -0.02 < low < -0.01 and 0 < high < 0.01
+    assert len(figure.axes[0].get_lines()) == 5  # the last is the level 0
+    assert len(figure.axes[1].get_lines()) == 1  # these reports have no AUC
+    plt.close(figure)
+
+
+def test_difference_of_long_runs_is_thinned_out_but_ends_where_it_ends() -> None:
+    first = Run("a", scored(*((rows, 0.5) for rows in range(1, 5002))))
+    rows, _ = difference(first, first, "life", "log_loss")
+    assert rows.size <= MAX_POINTS and rows[-1] == 5001
 
 
 def test_a_long_run_is_thinned_out_but_ends_where_it_ends() -> None:
