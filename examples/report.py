@@ -4,8 +4,8 @@
     python examples/report.py before/metrics.jsonl after/metrics.jsonl --output report.html
 
 Each file is one run. Several runs share each picture, and one more shows each run's difference from
-the first. Rotated files (metrics.jsonl.1 and so on) belong to their run. Where a trainer returned to
-a checkpoint, its reports after that checkpoint are left out, as those steps were trained again.
+the first. Rotated files (metrics.jsonl.1 and so on) belong to their run. Where a trainer returned
+to a checkpoint, its reports after that checkpoint are left out, as those steps were trained again.
 """
 
 from __future__ import annotations
