@@ -18,16 +18,21 @@ logger = logging.getLogger("learning")
 VOWPAL_WABBIT = "vowpalwabbit==9.10.0"
 
 
-def learn_with_vowpal_wabbit(rows: Rows, work_dir: Path) -> Learnt:
+def learn_with_vowpal_wabbit(way: str, rows: Rows, work_dir: Path) -> Learnt:
     """One pass of Vowpal Wabbit; it learns from the history first, as `adaptive` does.
+
+    Args:
+        way: One of `PEERS`.
+        rows: The rows.
+        work_dir: Folder for its scores.
 
     Raises:
         LearningError: It can't be installed, or failed.
     """
     python = _vowpal_wabbit_python()
-    output = work_dir / "vowpal_wabbit.scores"
+    output = work_dir / f"{way}.scores"
     total = rows.history + rows.stream
-    arguments = (rows.path, 0, total, output)
+    arguments = (way, rows.path, 0, total, output)
     command = [
         str(python),
         str(ROOT / "benchmarks" / "learning" / "vowpal_wabbit.py"),
@@ -40,7 +45,7 @@ def learn_with_vowpal_wabbit(rows: Rows, work_dir: Path) -> Learnt:
     scores = np.fromfile(output, dtype=np.float64)[rows.history :]
     with open(rows.path, "rb") as file:
         labels = np.array([line[:1] == b"1" for line in file], dtype=np.float64)
-    return judged("vowpal_wabbit", labels[rows.history : total], scores, seconds)
+    return judged(way, labels[rows.history : total], scores, seconds)
 
 
 def _vowpal_wabbit_python() -> Path:

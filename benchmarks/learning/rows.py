@@ -45,7 +45,7 @@ def prepare(arguments: argparse.Namespace) -> Rows:
     path, history = arguments.data, arguments.history_rows
     if path is None:
         stream = arguments.rows or 1_000_000
-        path = arguments.work_dir / f"rows_{history + stream}.tsv"
+        path = arguments.work_dir / f"sample_{history + stream}.tsv"
         if not path.exists():
             write_sample([path], history + stream, show_progress=True)
     else:

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 
 from benchmarks.learning.rows import Rows
-from benchmarks.learning.scores import Learnt, judged
+from benchmarks.learning.scores import PEERS, Learnt, judged
 from examples.services.common import ROOT
 from src.config import Config, load_config
 from src.dictionaries.dictionaries import Dictionaries
@@ -21,7 +21,7 @@ from src.rows.criteo import DENSE_SIZE
 from src.trainer.trainer import growth_of
 
 ADAPTIVE = ROOT / "examples" / "adaptive.yaml"
-WAYS = ("upstream", "documented", "sparse", "adaptive", "vowpal_wabbit")
+WAYS = ("upstream", "documented", "sparse", "adaptive", *PEERS)
 
 
 def config_of(way: str) -> Config:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from examples.sample.columns import CATEGORICAL, DENSE, INTERACTIONS
+from examples.sample.columns import CATEGORICAL, DENSE, INTERACTIONS, PAIRS
 from examples.sample.distributions import (
+    cells_of,
     dense_distribution,
     dense_effects,
     drawn,
@@ -21,6 +22,7 @@ from examples.sample.hidden_weights import (
     DRIFT_ROWS,
     interaction_logit,
     linear_logit,
+    pair_weights,
     tokens_of,
 )
 from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, DENSE_SIZE, LABEL
@@ -28,10 +30,11 @@ from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, DENSE_S
 Bool = npt.NDArray[np.bool_]
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 BLOCK_ROWS = 1 << 14
-_BIAS = -1.05
+_BIAS = -1.12
 _CLICK_RATE_SWING = 0.3  # in logits, over four DRIFT_ROWS
 
 
@@ -98,6 +101,7 @@ def _make_block(number: int, seed: int) -> Block:
     row = np.arange(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
     dense = []
     tokens = []
+    slots = []
     logit = _BIAS + _CLICK_RATE_SWING * np.sin(row * (np.pi / (2 * DRIFT_ROWS)))
     for place, column in enumerate(DENSE):
         draw = draws[1 + place]
@@ -115,14 +119,32 @@ def _make_block(number: int, seed: int) -> Block:
             value[~there] = 0xFFFFFFFF  # missing has a hidden weight of its own
         logit += linear_logit(place, value, row)
         tokens.append((value, there))
+        slots.append((slot, there))
+    logit += _joint_logit(tokens, dict(zip(COLUMNS[1:], [*dense, *slots])))
+    probability = 1 / (1 + np.exp(-logit))
+    label = (draws[0] >> np.uint64(11)) * 2.0**-53 < probability
+    return Block(label, probability, dense, tokens)
+
+
+def _joint_logit(
+    tokens: Sequence[tuple[UInt32, Bool]], numbers: Mapping[str, tuple[Int64, Bool]]
+) -> Float32:
+    """float32[rows]: what pairs of columns add to the logit.
+
+    Args:
+        tokens: As in ``Block``.
+        numbers: For each column the dense values or the slots, and whether they are there.
+    """
+    total: Float32 = np.zeros(BLOCK_ROWS, dtype=np.float32)
     for one, other, effect in INTERACTIONS:
         left, right = (
             (place, tokens[place][0]) for place in map(CATEGORICAL_COLUMNS.index, (one, other))
         )
-        logit += np.float32(effect) * interaction_logit(left, right)
-    probability = 1 / (1 + np.exp(-logit))
-    label = (draws[0] >> np.uint64(11)) * 2.0**-53 < probability
-    return Block(label, probability, dense, tokens)
+        total += np.float32(effect) * interaction_logit(left, right)
+    for one, other, effect in PAIRS:
+        cells = tuple(cells_of(name, *numbers[name]) for name in (one, other))
+        total += np.float32(effect) * pair_weights(one, other)[cells]
+    return total
 
 
 _FOUR_DIGITS = np.frombuffer(

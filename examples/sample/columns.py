@@ -96,4 +96,15 @@ INTERACTIONS = (
     ("C5", "C9", 0.4),
     ("C17", "C23", 0.4),
 )
+# (one column, another, logits of the standard deviation of their pairs' weights); none may renew.
+PAIRS = (
+    ("C6", "C23", 0.3),
+    ("C14", "C22", 0.3),
+    ("C20", "C25", 0.3),
+    ("C1", "C9", 0.25),
+    ("C2", "C17", 0.25),
+    ("C14", "I7", 0.3),
+    ("C6", "I11", 0.3),
+    ("I4", "I13", 0.3),
+)
 ZIPF_EXPONENT = 1.05

@@ -15,7 +15,8 @@ from typing import Callable
 import numpy as np
 import numpy.typing as npt
 
-from examples.sample.columns import DENSE, ZIPF_EXPONENT
+from examples.sample.columns import CATEGORICAL, DENSE, ZIPF_EXPONENT
+from src.rows.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS
 
 UInt64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
@@ -24,6 +25,8 @@ Float32 = npt.NDArray[np.float32]
 # A 64-bit draw decides a field: 10 bits pick a bucket of the distribution, 32 a place in it, and
 # 22 whether the field is missing.
 _BUCKETS = 1 << 10
+# Octave b of a dense column holds the values from 2^b - 1 to 2^(b + 1) - 2.
+_OCTAVES = (1 << np.arange(40, dtype=np.int64)) - 1
 _PLACE_SHIFT, _MISSING_SHIFT, _MISSING_BITS = 10, 42, 22
 
 
@@ -78,6 +81,35 @@ def zipf_distribution(size: int) -> Distribution:
         return float(min(rank, size - 1))
 
     return _distribution(quantile, 0)
+
+
+@cache
+def cell_shares(name: str) -> npt.NDArray[np.float64]:
+    """float64[cells]: the share of the rows that each cell of a column has.
+
+    A cell of a categorical column is a slot, that of a dense column an octave. Cell 0 is that of a
+    missing value.
+    """
+    if name in DENSE_COLUMNS:
+        place = DENSE_COLUMNS.index(name)
+        table, missing, edges = dense_distribution(place), DENSE[place].missing, _OCTAVES
+        edges = edges + DENSE[place].shift
+    else:
+        column = CATEGORICAL[CATEGORICAL_COLUMNS.index(name)]
+        table, missing = zipf_distribution(column.size), column.missing
+        edges = np.arange(column.size + 1)
+    width = table.width.astype(np.int64)[:, np.newaxis]
+    start = table.start[:, np.newaxis]
+    there = (np.diff(np.clip(edges, start, start + width)) / width).mean(axis=0)
+    return np.concatenate(([missing], (1 - missing) * there))
+
+
+def cells_of(name: str, number: Int64, there: npt.NDArray[np.bool_]) -> Int64:
+    """The cells of a column's slots or dense values; see ``cell_shares``."""
+    if name in DENSE_COLUMNS:
+        shift = DENSE[DENSE_COLUMNS.index(name)].shift
+        number = np.searchsorted(_OCTAVES, number - shift, side="right") - 1
+    return np.where(there, number + 1, 0)
 
 
 def drawn(draw: UInt64, distribution: Distribution) -> tuple[Int64, Int64]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
 from examples.sample.columns import CATEGORICAL
+from examples.sample.distributions import cell_shares
+from src.rows.criteo import COLUMNS
 
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
@@ -48,6 +52,26 @@ def interaction_logit(one: tuple[int, UInt32], other: tuple[int, UInt32]) -> Flo
         )
         total = total + left * right
     return np.asarray(total / np.float32(np.sqrt(2)), dtype=np.float32)
+
+
+@cache
+def pair_weights(one: str, other: str) -> Float32:
+    """A hidden weight for each pair of cells of two columns, variance 1.
+
+    The weights of different pairs have nothing in common. Over either column they average to 0, so
+    neither column has an effect alone.
+
+    Returns:
+        float32[cells of one, cells of other]; ``cell_shares`` says what a cell is.
+    """
+    left, right = (cell_shares(name)[:, np.newaxis] for name in (one, other))
+    pair = np.arange(len(left) * len(right), dtype=np.uint32)
+    salt = 0x94D049BB + 64 * COLUMNS.index(one) + COLUMNS.index(other)
+    weights = _uniform(_mix(pair, salt)).reshape(len(left), len(right)).astype(np.float64)
+    weights -= (weights * left).sum(axis=0)
+    weights -= (weights * right.T).sum(axis=1, keepdims=True)
+    variance = (weights**2 * left * right.T).sum()
+    return np.asarray(weights / np.sqrt(variance), dtype=np.float32)
 
 
 def _mix(values: UInt32, salt: int) -> UInt32:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 from tqdm import tqdm
 
+from examples.sample.best_scores import BestScores, BestScoresCounter
 from examples.sample.blocks import SCHEMA, blocks
 from src.process.files import PathLike, atomic_writer
 
@@ -50,13 +51,27 @@ def click_probabilities(start_row: int, rows: int, seed: int = 0) -> npt.NDArray
     return np.concatenate(parts) if parts else np.empty(0)
 
 
+def best_scores(start_row: int, rows: int, seed: int = 0) -> BestScores:
+    """The scores of ``click_probabilities`` on the labels of the same rows.
+
+    Args:
+        start_row: As in ``make_rows``.
+        rows: As in ``make_rows``.
+        seed: As in ``make_rows``.
+    """
+    counter = BestScoresCounter()
+    for block in blocks(start_row, rows, seed):
+        counter.add(block)
+    return counter.scores()
+
+
 def write_sample(
     paths: Sequence[PathLike],
     rows: int,
     seed: int = 0,
     start_row: int = 0,
     show_progress: bool = False,
-) -> None:
+) -> BestScores:
     """Writes rows into files, round-robin if there are several; a file appears when it is whole.
 
     Args:
@@ -66,6 +81,9 @@ def write_sample(
         start_row: As in ``make_rows``.
         show_progress: Show a progress bar on a terminal.
 
+    Returns:
+        The best scores that a learner can expect on these rows; see ``best_scores``.
+
     Raises:
         ValueError: A number is negative or a file is named twice.
         OSError: A file cannot be written.
@@ -73,6 +91,7 @@ def write_sample(
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise ValueError(f"a file is named twice: {' '.join(map(str, paths))}")
     options = pa.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+    counter = BestScoresCounter()
     disable = None if show_progress else True  # None: only where a terminal shows it
     with ExitStack() as stack:
         writers = []
@@ -88,5 +107,7 @@ def write_sample(
             for place, writer in enumerate(writers):
                 first = (place - done) % len(writers)
                 writer.write_table(block.every(first, len(writers)).to_table())
+            counter.add(block)
             done += len(block.label)
             bar.update(len(block.label))
+    return counter.scores()
