@@ -65,6 +65,7 @@ def consume_topic(arguments: argparse.Namespace, flag: StopFlag, counts: Consume
             arguments.topic,
             bad_rows,
             sends_unknown=arguments.admit_count > 0,
+            sends_keys=arguments.cross_bits > 0,
             watch=drift_watch(arguments.profile, dictionaries),
         )
         make_sender = partial(

@@ -38,7 +38,7 @@ def train(config: Config, trainer: Trainer) -> None:
     from mindspore.train import CheckpointConfig, TimeMonitor
     from mindspore_rec import RecModel
 
-    from src.model.train_step import GetWideDeepNet
+    from src.model.networks import GetWideDeepNet
     from src.trainer.callbacks import LossCallBack, StreamCheckpoint
     from src.trainer.dataset import StreamingDataset
 
@@ -56,8 +56,12 @@ def train(config: Config, trainer: Trainer) -> None:
         trainer.idle_seconds,
         trainer.read_again,
     )
+    keys = ["key"] if config.cross_bits else []  # for the learner of crosses
     dataset = GeneratorDataset(
-        stream, column_names=["id", "weight", "label"], shuffle=False, python_multiprocessing=False
+        stream,
+        column_names=["id", "weight", "label", *keys],
+        shuffle=False,
+        python_multiprocessing=False,
     )
     train_net, _ = GetWideDeepNet(config, trainer.make_step)
     trainer.restore(train_net)

@@ -34,8 +34,8 @@ from src.features.feature_builder import FeatureBuilder
 from src.features.file_batches import batches_of_file
 from src.model.device import choose_device
 from src.model.model_config import model_shape
+from src.model.networks import GetWideDeepNet, TrainNet
 from src.model.row_reset import RowReset
-from src.model.train_step import GetWideDeepNet, TrainStepWrap
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.logs import configure_logging
 from src.rows.row_file import RowFileError
@@ -115,7 +115,7 @@ def warm_start(
     growth = growth_of(config, None)
     steps = 0
     for epoch in range(epochs):
-        steps += _train(network, features, growth, config.batch_size, data, rows, epoch)
+        steps += _train(config, network, features, growth, data, rows, epoch)
     if not steps:
         raise WarmStartError(f"{data} has no {config.batch_size} good rows for a batch")
     store = CheckpointStore(
@@ -133,10 +133,10 @@ def warm_start(
 
 
 def _train(
-    network: TrainStepWrap,
+    config: Config,
+    network: TrainNet,
     features: FeatureBuilder,
     growth: Growth | None,
-    batch_size: int,
     data: Path,
     rows: int | None,
     epoch: int,
@@ -145,12 +145,14 @@ def _train(
     reset = RowReset(network.row_state())
     steps = 0
     with tqdm(desc=f"epoch {epoch + 1}", unit=" rows", disable=None) as progress:
-        for batch in batches_of_file(data, features, batch_size, growth, limit=rows):
-            losses = network(*map(ms.Tensor, (batch.ids, batch.weights, batch.labels)))
+        for batch in batches_of_file(
+            data, features, config.batch_size, growth, limit=rows, with_keys=config.cross_bits > 0
+        ):
+            losses = network(*map(ms.Tensor, batch.inputs))
             if growth is not None and batch.change is not None:
                 growth.follow(batch.change, reset)
             steps += 1
-            progress.update(batch_size)
+            progress.update(config.batch_size)
             if steps % 10 == 0:
                 progress.set_postfix(wide_loss=float(losses[0].asnumpy()))
     return steps

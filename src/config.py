@@ -49,6 +49,10 @@ class Config:
     deep_learning_rate: float
     table_optimizer: str
     table_learning_rate: float
+    deep_pairs: bool
+    cross_bits: int
+    cross_fields: str
+    cross_learning_rate: float
     dense_transform: str
     admit_count: int
     expire_rows: int
@@ -83,6 +87,7 @@ POSITIVE_KEYS = (
     "wide_initial_accumulator",
     "deep_learning_rate",
     "table_learning_rate",
+    "cross_learning_rate",
     "metrics_window_rows",
     "expire_rows",
 )
@@ -94,8 +99,10 @@ NOT_NEGATIVE_KEYS = (
     "seed",
     "report_steps",
     "metrics_port",
+    "cross_bits",
 )
 MAX_ADMIT_COUNT = 255  # sightings are counted in bytes
+MAX_CROSS_BITS = 28  # weights and squares of 2^28 pairs take 2 GB
 MAX_SEED = 2**32 - 1  # the largest for NumPy, which MindSpore seeds too
 
 # The first key of each group of flags in --help, in the order of Config.
@@ -362,6 +369,10 @@ def _check_values(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]
     if values["admit_count"] > MAX_ADMIT_COUNT:
         raise ConfigError(
             f"admit_count: must be at most {MAX_ADMIT_COUNT}, not {values['admit_count']}"
+        )
+    if values["cross_bits"] > MAX_CROSS_BITS:
+        raise ConfigError(
+            f"cross_bits: must be at most {MAX_CROSS_BITS}, not {values['cross_bits']}"
         )
     if not values["ckpt_prefix"] or "/" in values["ckpt_prefix"]:
         raise ConfigError(f"ckpt_prefix: {values['ckpt_prefix']!r} can't begin a file's name")

@@ -14,8 +14,8 @@ from src.config import Config, load_config
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder
 from src.features.file_batches import FileBatch, batches_of_file
+from src.model.networks import GetWideDeepNet
 from src.model.row_reset import RowReset
-from src.model.train_step import GetWideDeepNet
 from src.process.arrays import Array
 from src.rows.criteo import DENSE_SIZE
 from src.trainer.trainer import growth_of
@@ -45,19 +45,21 @@ def learn(way: str, rows: Rows) -> Learnt:
         ids = batch.ids
         if way == "upstream":
             ids = as_upstream_ships(ids, rows.made.dictionaries)
-        logit = network(*map(ms.Tensor, (ids, batch.weights, batch.labels)))[2].asnumpy()
+        inputs = (ids, *batch.inputs[1:])
+        logit = network(*map(ms.Tensor, inputs))[2].asnumpy()
         if growth is not None and batch.change is not None:
             growth.follow(batch.change, reset)
         found: Array = logit.ravel()
         return found
 
+    with_keys = config.cross_bits > 0
     source = (rows.path, features, config.batch_size, growth)
     if way == "adaptive":
-        for batch in batches_of_file(*source, limit=rows.history):
+        for batch in batches_of_file(*source, limit=rows.history, with_keys=with_keys):
             step(batch)
     scores, labels = [], []
     began = time.perf_counter()
-    for number, batch in enumerate(batches_of_file(*source, rows.history, rows.stream)):
+    for number, batch in enumerate(batches_of_file(*source, rows.history, rows.stream, with_keys)):
         scores.append(step(batch))
         labels.append(batch.labels.ravel())
         if number == 0 and way != "adaptive":  # it compiles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from examples.evaluation.scorer import Scorer
 from src.dictionaries.oov import count_oov
-from src.model.wide_and_deep import WideDeepModel
+from src.model.networks import PredictNet
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE
 from src.rows.row_file import BLOCK_ROWS, parsed_blocks
@@ -57,19 +58,20 @@ def evaluate(scorer: Scorer, data: Path, skip: int, limit: int | None) -> Evalua
         for lines, parsed in parsed_blocks(data, skip, limit):
             found.bad_rows += len(parsed.bad)
             if len(parsed.label):
-                ids, weights, oov = scorer.fields(parsed)
-                found.metrics.add(_logits(scorer.model, ids, weights), parsed.label)
+                inputs, oov = scorer.inputs(parsed)
+                found.metrics.add(_logits(scorer.network, inputs), parsed.label)
                 found.oov += count_oov(oov)
                 found.missing += np.count_nonzero(parsed.codes < 0, axis=0)
             progress.update(lines)
     return found
 
 
-def _logits(model: WideDeepModel, ids: Array, weights: Array) -> Array:
+def _logits(network: PredictNet, inputs: Sequence[Array]) -> Array:
     """float32[rows, 1]; short batches are padded, as each shape would compile a graph."""
-    missing = ((0, BLOCK_ROWS - len(ids)), (0, 0))
-    logit = model(*(ms.Tensor(np.pad(values, missing)) for values in (ids, weights)))
-    found: Array = logit.asnumpy()[: len(ids)]
+    rows = len(inputs[0])
+    missing = ((0, BLOCK_ROWS - rows), (0, 0))
+    logit = network(*(ms.Tensor(np.pad(values, missing)) for values in inputs))[0]
+    found: Array = logit.asnumpy()[:rows]
     return found
 
 

@@ -14,8 +14,10 @@ import mindspore as ms
 from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.feature_builder import FeatureBuilder
+from src.model.crosses import CrossLearner, PredictWithCrosses
 from src.model.model_config import ModelConfig
-from src.model.wide_and_deep import WideDeepModel
+from src.model.networks import PredictNet
+from src.model.wide_and_deep import PredictWithSigmoid, WideDeepModel
 from src.process.arrays import Array
 from src.rows.criteo import FIELD_SIZE, ParsedRows
 from src.rows.row_file import BLOCK_ROWS
@@ -35,24 +37,27 @@ class Scorer:
     """Scores rows with the model of a checkpoint.
 
     Attributes:
-        model: The model.
+        network: Scores rows; it ignores their labels.
         features: Makes ids and weights as the consumer made them for the model.
         vocabulary: The ids of values that the dictionaries lack; None where the vocabulary does
             not grow.
     """
 
-    model: WideDeepModel
+    network: PredictNet
     features: FeatureBuilder
     vocabulary: Vocabulary | None
 
-    def fields(self, rows: ParsedRows) -> tuple[Array, Array, Array]:
-        """(ids, weights, oov) of rows."""
+    def inputs(self, rows: ParsedRows) -> tuple[tuple[Array, ...], Array]:
+        """What the network takes of rows (ids, weights, labels, perhaps keys), and their oov."""
         ids, weights = self.features.build(rows)
         oov = self.features.oov(ids)
         if self.vocabulary is not None:
             values = self.features.unknown(rows, ids).values
             ids, oov = self.vocabulary.look_up(ids, oov, values)
-        return ids, weights, oov
+        batch = (ids, weights, rows.label.reshape(-1, 1))
+        if isinstance(self.network, PredictWithCrosses):
+            return (*batch, self.features.keys(rows)), oov
+        return batch, oov
 
 
 def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
@@ -87,11 +92,17 @@ def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
             f"{path} was trained with dictionaries of fingerprint {unit.dictionaries:016x}, "
             f"these have {features.fingerprint:016x}"
         )
-    model.set_train(False)
-    for parameter in model.get_parameters():
+    config = model.config
+    network: PredictNet = (
+        PredictWithCrosses(model, CrossLearner(config))
+        if config.cross_bits
+        else PredictWithSigmoid(model)
+    )
+    network.set_train(False)
+    for parameter in network.get_parameters():
         parameter.set_data(saved[parameter.name].data)
     logger.info("model of %s", path)
-    return Scorer(model, features, _vocabulary(saved))
+    return Scorer(network, features, _vocabulary(saved))
 
 
 def _vocabulary(saved: Mapping[str, Any]) -> Vocabulary | None:
@@ -122,6 +133,8 @@ def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -
         vocab_size, emb_dim = saved["embedding_table"].shape
         layers = sorted(int(match[1]) for match in map(LAYER.fullmatch, saved) if match)
         widths = [saved[f"deep.{layer}.weight"].shape[0] for layer in layers]
+        inputs = saved["deep.0.weight"].shape[1]
+        cross_weights = saved["cross_weight"].shape[0] if "cross_weight" in saved else 0
     except KeyError as error:
         raise EvaluationError(f"{path} is no Wide&Deep checkpoint: it lacks {error}") from None
     return ModelConfig(
@@ -144,4 +157,7 @@ def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -
         deep_learning_rate=1.0,
         table_optimizer="adam",
         table_learning_rate=1.0,
+        deep_pairs=inputs > FIELD_SIZE * emb_dim,
+        cross_bits=cross_weights.bit_length() - 1 if cross_weights else 0,
+        cross_fields=str(model.get("cross_fields", "")),
     )

@@ -12,7 +12,7 @@ from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 
 
-def window_dtype(num_shards: int, value_bytes: int = 0) -> np.dtype[Any]:
+def window_dtype(num_shards: int, value_bytes: int = 0, with_keys: bool = False) -> np.dtype[Any]:
     """The layout of a window's row.
 
     ``id``, ``weight`` and ``label`` are the features. The rest is provenance. A stripe is
@@ -29,32 +29,32 @@ def window_dtype(num_shards: int, value_bytes: int = 0) -> np.dtype[Any]:
 
     For a trainer that learns new values, ``value`` holds the out-of-vocabulary values, see
     ``oov.unknown_values_of_column``. ``free_ids`` holds the first id that the trainer may assign
-    and the end of those ids.
+    and the end of those ids. For a trainer that learns crosses, ``key`` holds the fields' keys, see
+    ``field_keys``.
 
     Args:
         num_shards: Rows of a stripe.
         value_bytes: Width of a ``value``; 0 if values are not sent.
+        with_keys: Whether keys are sent.
     """
-    unknown_fields = [
-        ("value", f"S{value_bytes}", (CATEGORICAL_SIZE,)),
-        ("free_ids", np.int32, (2,)),
+    layout: list[tuple[Any, ...]] = [
+        ("id", np.int32, (FIELD_SIZE,)),
+        ("weight", np.float32, (FIELD_SIZE,)),
+        ("label", np.float32),
+        ("partition", np.int32, (num_shards,)),
+        ("start", np.int64, (num_shards,)),
+        ("offset", np.int64, (num_shards,)),
+        ("timestamp", np.int64),
+        ("session", np.int64),
+        ("dictionaries", np.uint64),
+        ("dense_transform", np.uint8),
+        ("oov", np.uint32),
     ]
-    return np.dtype(
-        [
-            ("id", np.int32, (FIELD_SIZE,)),
-            ("weight", np.float32, (FIELD_SIZE,)),
-            ("label", np.float32),
-            ("partition", np.int32, (num_shards,)),
-            ("start", np.int64, (num_shards,)),
-            ("offset", np.int64, (num_shards,)),
-            ("timestamp", np.int64),
-            ("session", np.int64),
-            ("dictionaries", np.uint64),
-            ("dense_transform", np.uint8),
-            ("oov", np.uint32),
-            *(unknown_fields if value_bytes else []),
-        ]
-    )
+    if value_bytes:
+        layout += [("value", f"S{value_bytes}", (CATEGORICAL_SIZE,)), ("free_ids", np.int32, (2,))]
+    if with_keys:
+        layout.append(("key", np.int32, (FIELD_SIZE,)))
+    return np.dtype(layout)
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def make_window(
     oov: Array,
     unknown: UnknownValues | None = None,
     dense_transform: int = 0,
+    keys: Array | None = None,
 ) -> Array:
     """Orders rows so that N equal contiguous slices are the rows of the N shards.
 
@@ -102,6 +103,7 @@ def make_window(
         oov: uint32[rows], which categorical fields are out of vocabulary, see ``oov_bits``.
         unknown: Their values, in stream order; None if they are not sent.
         dense_transform: Index of the dense columns' transform in ``DENSE_TRANSFORMS``.
+        keys: int32[rows, 39], see ``field_keys``; None if they are not sent.
 
     Returns:
         A structured array[rows] of ``window_dtype(…)``, shard by shard.
@@ -112,7 +114,7 @@ def make_window(
     order = np.arange(rows).reshape(-1, num_shards).T.ravel()
     stripe = order // num_shards
     value_bytes = 0 if unknown is None else unknown.values.dtype.itemsize
-    window = np.empty(rows, dtype=window_dtype(num_shards, value_bytes))
+    window = np.empty(rows, dtype=window_dtype(num_shards, value_bytes, keys is not None))
     window["id"] = ids[order]
     window["weight"] = weights[order]
     window["label"] = labels[order]
@@ -126,4 +128,6 @@ def make_window(
     if unknown is not None:
         window["value"] = unknown.values[order]
         window["free_ids"] = unknown.free_ids
+    if keys is not None:
+        window["key"] = keys[order]
     return window

@@ -21,6 +21,7 @@ SHARED_FLAGS = (
     "vocab_size",
     "dense_transform",
     "admit_count",
+    "cross_bits",
     "metrics_port",
     "metrics_host",
 )

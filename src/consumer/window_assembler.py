@@ -48,6 +48,7 @@ class WindowAssembler:
         topic: The topic that the rows come from.
         bad_rows: Keeps the bad rows.
         sends_unknown: Whether out-of-vocabulary values are sent, for a trainer that learns them.
+        sends_keys: Whether the fields' keys are sent, for a trainer that learns crosses.
         watch: Called with each window's rows.
     """
 
@@ -60,6 +61,7 @@ class WindowAssembler:
         topic: str,
         bad_rows: BadRowKeeper,
         sends_unknown: bool = False,
+        sends_keys: bool = False,
         watch: Watch = lambda labels, dense, oov: None,
     ) -> None:
         self._source = source
@@ -69,6 +71,7 @@ class WindowAssembler:
         self._topic = topic
         self._bad_rows = bad_rows
         self._sends_unknown = sends_unknown
+        self._sends_keys = sends_keys
         self._watch = watch
         self._position = Position({})
         self._session = 0
@@ -151,6 +154,7 @@ class WindowAssembler:
             oov=oov,
             unknown=self._unknown(parsed.rows, ids, chosen),
             dense_transform=self._features.dense_transform,
+            keys=self._features.keys(parsed.rows)[chosen] if self._sends_keys else None,
         )
         self._position = advance(self._position, provenance.partition, provenance.offset)
         return window

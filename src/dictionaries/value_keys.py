@@ -11,16 +11,16 @@ from src.rows.criteo import CATEGORICAL_SIZE
 WORD_BYTES = 8
 
 
-def _mixed(keys: Array) -> Array:
+def mixed(keys: Array) -> Array:
     """Spreads the bits of 64-bit keys, one to one: the finaliser of SplitMix64."""
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Array = keys ^ (keys >> np.uint64(31))
-    return mixed
+    spread: Array = keys ^ (keys >> np.uint64(31))
+    return spread
 
 
-_FACTORS = _mixed(np.arange(1, MAX_VALUE_BYTES // WORD_BYTES + 1, dtype=np.uint64)) | np.uint64(1)
-_COLUMN_SALT = _mixed(np.arange(101, 101 + CATEGORICAL_SIZE, dtype=np.uint64))
+_FACTORS = mixed(np.arange(1, MAX_VALUE_BYTES // WORD_BYTES + 1, dtype=np.uint64)) | np.uint64(1)
+_COLUMN_SALT = mixed(np.arange(101, 101 + CATEGORICAL_SIZE, dtype=np.uint64))
 
 
 def value_keys(columns: Array, values: Array) -> Array:
@@ -40,4 +40,4 @@ def value_keys(columns: Array, values: Array) -> Array:
     words = np.ascontiguousarray(values.astype(f"S{width}")).view("<u8")
     words = words.reshape(len(values), width // WORD_BYTES)
     summed = (words * _FACTORS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
-    return _mixed(summed ^ _COLUMN_SALT[columns])
+    return mixed(summed ^ _COLUMN_SALT[columns])

@@ -13,6 +13,7 @@ from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.oov import UnknownValues, oov_bits, oov_cells, unknown_values_of_column
 from src.features.column_functions import ColumnFunction, ids_of_codes, look_up_values
 from src.features.dense_coding import DENSE_TRANSFORMS, DenseCoding
+from src.features.field_keys import field_keys
 from src.process.arrays import Array
 from src.rows.criteo import (
     CATEGORICAL_COLUMNS,
@@ -82,6 +83,10 @@ class FeatureBuilder:
         for place, column in enumerate(columns):
             values[:, place] = column
         return UnknownValues(values, self.free_ids)
+
+    def keys(self, rows: ParsedRows) -> Array:
+        """The keys of the fields of rows, int32[rows, 39], see ``field_keys``."""
+        return field_keys(rows)
 
     def _functions(self, rows: ParsedRows) -> dict[str, ColumnFunction]:
         """The function of each column of these rows, by ``I1..I13`` and ``C1..C26``."""

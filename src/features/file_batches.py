@@ -25,6 +25,7 @@ class FileBatch:
         weights: float32[batch, 39].
         labels: float32[batch, 1].
         oov: uint32[batch], see ``oov.oov_bits``.
+        keys: int32[batch, 39], see ``field_keys``; None where they are not wanted.
         change: What the batch changes in a growing vocabulary; None without one.
     """
 
@@ -32,7 +33,14 @@ class FileBatch:
     weights: Array
     labels: Array
     oov: Array
+    keys: Array | None
     change: Change | None
+
+    @property
+    def inputs(self) -> tuple[Array, ...]:
+        """What the training step takes: ids, weights, labels and, where wanted, keys."""
+        batch = (self.ids, self.weights, self.labels)
+        return batch if self.keys is None else (*batch, self.keys)
 
 
 def batches_of_file(
@@ -42,6 +50,7 @@ def batches_of_file(
     growth: Growth | None = None,
     skip: int = 0,
     limit: int | None = None,
+    with_keys: bool = False,
 ) -> Iterator[FileBatch]:
     """Whole batches of a file's rows, in order; an incomplete last batch is left out.
 
@@ -52,37 +61,42 @@ def batches_of_file(
         growth: Gives ids, batch by batch, to values that the dictionaries lack.
         skip: Lines to leave out at the file's beginning.
         limit: The most lines to read, None for all.
+        with_keys: Whether batches have the keys of the fields.
 
     Raises:
         RowFileError, OSError: As for ``parsed_blocks``.
     """
-    waiting: list[tuple[Array, ...]] = []
+    waiting: list[dict[str, Array]] = []
     for _, rows in parsed_blocks(path, skip, limit):
-        waiting.append(_columns(rows, features, growth is not None))
-        joined = tuple(_concatenated(parts) for parts in zip(*waiting))
-        whole = len(joined[0]) - len(joined[0]) % batch_size
+        waiting.append(_columns(rows, features, growth is not None, with_keys))
+        joined = {name: _concatenated([part[name] for part in waiting]) for name in waiting[0]}
+        whole = len(joined["id"]) - len(joined["id"]) % batch_size
         for begin in range(0, whole, batch_size):
-            part = tuple(column[begin : begin + batch_size] for column in joined)
+            part = {name: column[begin : begin + batch_size] for name, column in joined.items()}
             yield _batch(part, features, growth)
-        waiting = [tuple(column[whole:] for column in joined)]
+        waiting = [{name: column[whole:] for name, column in joined.items()}]
 
 
-def _columns(rows: ParsedRows, features: FeatureBuilder, with_values: bool) -> tuple[Array, ...]:
-    """(ids, weights, labels, oov) of rows, and the unknown values if they are wanted."""
+def _columns(
+    rows: ParsedRows, features: FeatureBuilder, with_values: bool, with_keys: bool
+) -> dict[str, Array]:
+    """``id``, ``weight``, ``label`` and ``oov`` of rows; ``value`` and ``key`` if wanted."""
     ids, weights = features.build(rows)
-    columns = (ids, weights, rows.label.reshape(-1, 1), features.oov(ids))
-    return (*columns, features.unknown(rows, ids).values) if with_values else columns
+    label = rows.label.reshape(-1, 1)
+    columns = {"id": ids, "weight": weights, "label": label, "oov": features.oov(ids)}
+    if with_values:
+        columns["value"] = features.unknown(rows, ids).values
+    if with_keys:
+        columns["key"] = features.keys(rows)
+    return columns
 
 
-def _concatenated(parts: tuple[Array, ...]) -> Array:
+def _concatenated(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _batch(
-    columns: tuple[Array, ...], features: FeatureBuilder, growth: Growth | None
-) -> FileBatch:
-    ids, weights, labels, oov = columns[:4]
-    change = None
+def _batch(columns: dict[str, Array], features: FeatureBuilder, growth: Growth | None) -> FileBatch:
+    ids, oov, change = columns["id"], columns["oov"], None
     if growth is not None:
-        ids, oov, change = growth.grow(ids, oov, columns[4], features.free_ids)
-    return FileBatch(ids, weights, labels, oov, change)
+        ids, oov, change = growth.grow(ids, oov, columns["value"], features.free_ids)
+    return FileBatch(ids, columns["weight"], columns["label"], oov, columns.get("key"), change)

@@ -58,6 +58,10 @@ class ModelConfig:
         table_optimizer: what moves the embedding table, one of `TABLE_OPTIMIZERS`; `adagrad` needs
             `sparse`.
         table_learning_rate: of that.
+        deep_pairs: add the products of all pairs of embeddings to the inputs of the deep part.
+        cross_bits: the learner of crosses has 2^cross_bits weights; 0 for no such learner.
+        cross_fields: names of the fields whose pairs it learns; empty for all.
+        cross_learning_rate: of its FTRL.
 
     Raises:
         ValueError: naming the value that no model can be built from.
@@ -82,6 +86,10 @@ class ModelConfig:
     deep_learning_rate: float
     table_optimizer: str
     table_learning_rate: float
+    deep_pairs: bool = False
+    cross_bits: int = 0
+    cross_fields: str = ""
+    cross_learning_rate: float = 4e-3
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "field_size", "vocab_size", "emb_dim"):
@@ -143,4 +151,9 @@ def model_shape(config: Config) -> dict[str, object]:
         shape["dense_transform"] = config.dense_transform
     if config.admit_count:
         shape["growing_vocabulary"] = True
+    if config.deep_pairs:
+        shape["deep_pairs"] = True
+    if config.cross_bits:
+        shape["cross_bits"] = config.cross_bits
+        shape["cross_fields"] = config.cross_fields
     return shape

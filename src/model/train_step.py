@@ -5,18 +5,11 @@ Shapes are those of ``wide_and_deep.py``.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-
-import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.config import Config
-from src.model.model_config import ModelConfig, computes_in_float16, model_config_of
+from src.model.model_config import ModelConfig, computes_in_float16
 from src.model.optimizers import Adam, Done, Ftrl, SumOverDuplicates, TableAdagrad, TableAdam
-from src.model.wide_and_deep import NetWithLossClass, PredictWithSigmoid, WideDeepModel
-
-logger = logging.getLogger(__name__)
+from src.model.wide_and_deep import NetWithLossClass
 
 
 class TrainStepWrap(nn.Cell):  # type: ignore[misc]
@@ -151,22 +144,3 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
             done += self.ftrl.every_row(ids, wide_gradient)
             done += self.table.every_row(powers, ids, deep_rows, deep_sum)
         return done
-
-
-def GetWideDeepNet(  # noqa: N802 - the name of the example's page
-    config: Config,
-    make_step: Callable[[NetWithLossClass, ModelConfig], TrainStepWrap] = TrainStepWrap,
-) -> tuple[TrainStepWrap, PredictWithSigmoid]:
-    """The network that trains and the one that predicts; they share their parameters.
-
-    Args:
-        config: model, optimizers and the seed of the initial weights.
-        make_step: makes the training step from the losses.
-    """
-    own = model_config_of(config)
-    if own.use_mixed_precision and not computes_in_float16(own):
-        logger.info("use_mixed_precision: the CPU computes in float32 all the same")
-    ms.set_seed(config.seed)
-    model = WideDeepModel(own)
-    train_net = make_step(NetWithLossClass(model, own), own)
-    return train_net, PredictWithSigmoid(model)

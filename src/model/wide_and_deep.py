@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from math import isqrt, prod
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from src.model.model_config import ACTIVATIONS, ModelConfig, computes_in_float16
+
+PAIR_SCALE = 10.0
 
 # ---------------------------------------------------------------------------------------------
 # Forward pass
@@ -72,7 +75,9 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
         self.wide_weight = Parameter(_initial(config.wide_init, (v, 1)), name="wide_weight")
         self.wide_bias = Parameter(_initial(config.wide_init, (1,)), name="wide_bias")
         self.embedding_table = Parameter(_initial(config.emb_init, (v, e)), name="embedding_table")
-        widths = (config.field_size * e, *config.deep_layer_dim, 1)
+        f = config.field_size
+        pairs = f * (f - 1) // 2 if config.deep_pairs else 0
+        widths = (f * e + pairs, *config.deep_layer_dim, 1)
         self.deep = nn.CellList(
             [
                 DeepLayer(n_in, n_out, config, is_output=layer == len(widths) - 2)
@@ -80,7 +85,11 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
             ]
         )
         self.gather = ops.Gather()
-        self.deep_input_shape = (-1, widths[0])
+        self.has_pairs = config.deep_pairs
+        self.flat_shape, self.square_shape = (-1, f * e), (-1, f * f)
+        left, right = np.triu_indices(f, k=1)
+        self.upper_triangle = Tensor((left * f + right).astype(np.int32))
+        self.inner_products = ops.BatchMatMul(transpose_b=True)
 
     def construct(self, id: Tensor, weight: Tensor) -> Tensor:  # noqa: A002
         """Score rows.
@@ -107,10 +116,21 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
         """
         weight = weight.expand_dims(2)  # [b, f, 1]
         wide = (wide_rows * weight).sum(1) + self.wide_bias  # [b, 1]
-        deep = (deep_rows * weight).reshape(self.deep_input_shape)  # [b, f * e]
+        weighted = deep_rows * weight  # [b, f, e]
+        deep = weighted.reshape(self.flat_shape)  # [b, f * e]
+        if self.has_pairs:
+            deep = ops.concat((deep, self.products_of_pairs(weighted)), 1)
         for layer in self.deep:
             deep = layer(deep)
         return wide + deep
+
+    def products_of_pairs(self, weighted: Tensor) -> Tensor:
+        """The inner product of each pair of a row's embeddings: [b, f, e] → [b, f · (f-1) / 2].
+
+        A product of two small numbers is tiny, so it is scaled up to the size of the other inputs.
+        """
+        square = self.inner_products(weighted, weighted).reshape(self.square_shape)
+        return self.gather(square, self.upper_triangle, 1) * PAIR_SCALE
 
 
 # ---------------------------------------------------------------------------------------------

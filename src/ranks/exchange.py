@@ -131,6 +131,40 @@ class Exchange(nn.Cell):  # type: ignore[misc]
         return parts
 
 
+class RowExchange(nn.Cell):  # type: ignore[misc]
+    """Gives every rank the keys and labels of all ranks' rows, in one AllReduce.
+
+    Args:
+        rank: This rank.
+        size: N, how many ranks there are.
+        rows: b, rows of a rank's batch.
+        fields: f, keys of a row.
+    """
+
+    def __init__(self, rank: int, size: int, rows: int, fields: int) -> None:
+        super().__init__()
+        self.width = 2 * fields + 1
+        self.fields = fields
+        self.before, self.after = rank * rows, (size - 1 - rank) * rows
+        self.all_reduce = ops.AllReduce()
+        self.concat = ops.Concat()
+
+    def construct(self, key: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Key int32 [b, f] and label float32 [b, 1] → the same of [N · b] rows, rank by rank."""
+        high = key // ID_BASE
+        own = ops.concat((high.astype(ms.float32), (key - high * ID_BASE).astype(ms.float32)), 1)
+        parts = NOTHING
+        if self.before > 0:
+            parts += (ops.zeros((self.before, self.width), ms.float32),)
+        parts += (ops.concat((own, label), 1),)
+        if self.after > 0:
+            parts += (ops.zeros((self.after, self.width), ms.float32),)
+        rows = self.all_reduce(self.concat(parts))
+        high = rows[:, : self.fields].astype(ms.int32)
+        low = rows[:, self.fields : 2 * self.fields].astype(ms.int32)
+        return high * ID_BASE + low, rows[:, 2 * self.fields :]
+
+
 def _product(shape: tuple[int, ...]) -> int:
     size = 1
     for length in shape:

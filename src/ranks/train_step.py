@@ -1,13 +1,14 @@
-"""The training step of one rank among several: its gradients are made those of the global batch."""
+"""The training steps of one rank among several: they train on the global batch."""
 
 from __future__ import annotations
 
 from mindspore import Tensor
 
+from src.model.crosses import CrossLearner, TrainStepWithCrosses
 from src.model.model_config import ModelConfig
 from src.model.train_step import TrainStepWrap
 from src.model.wide_and_deep import NetWithLossClass
-from src.ranks.exchange import Exchange
+from src.ranks.exchange import Exchange, RowExchange
 
 
 class RankTrainStep(TrainStepWrap):
@@ -58,3 +59,27 @@ class RankTrainStep(TrainStepWrap):
         )
         wide_rows, deep_rows = self.model.rows(ids)
         return ids, wide_rows, deep_rows, ((wide, deep), weights), wide_loss, logit
+
+
+class RankStepWithCrosses(TrainStepWithCrosses):
+    """``TrainStepWithCrosses`` on one rank: every rank learns from the rows of all.
+
+    Of a row only its keys and its label travel. Each rank scores the global batch and moves its
+    whole, equal weights by itself.
+
+    Args:
+        step: This rank's step of the net; its logits are those of the global batch.
+        crosses: The learner of crosses.
+        rank: This rank.
+        size: N, how many ranks train the model together.
+    """
+
+    def __init__(self, step: RankTrainStep, crosses: CrossLearner, rank: int, size: int) -> None:
+        super().__init__(step, crosses)
+        config = step.model.config
+        self.exchange_rows = RowExchange(rank, size, config.batch_size, config.field_size)
+
+    def whole_batch(self, key: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and labels of the global batch, rank by rank."""
+        keys, labels = self.exchange_rows(key, label)
+        return keys, labels

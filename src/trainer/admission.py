@@ -32,6 +32,7 @@ class StreamStart:
         dictionaries: The fingerprint that windows must have; None takes that of the first window.
         dense_transform: What the consumer must have done with the dense columns.
         growth: Gives ids to values that the dictionaries lack; None where the vocabulary is fixed.
+        with_keys: Whether rows must have the keys of their fields.
     """
 
     position: Position
@@ -39,6 +40,7 @@ class StreamStart:
     dictionaries: int | None = None
     dense_transform: str = "minmax"
     growth: Growth | None = None
+    with_keys: bool = False
 
 
 class WindowAdmission:
@@ -58,7 +60,7 @@ class WindowAdmission:
         self._tracker = PositionTracker(start.position)
         self._session = start.session
         self._dense_transform = start.dense_transform
-        self._expects_values = start.growth is not None
+        self._expected = {"value": start.growth is not None, "key": start.with_keys}
         self._read_again = read_again
         self._requested_at: Position | None = None
         self.dictionaries = start.dictionaries
@@ -131,9 +133,10 @@ class WindowAdmission:
             )
         names = window.dtype.names
         assert names is not None, "a window is a structured array"
-        if ("value" in names) != self._expects_values:
-            consumer, trainer = ("with", "without") if "value" in names else ("without", "with")
-            raise DatasetError(
-                f"the consumer was started {consumer} --admit_count, the trainer {trainer}: "
-                "both need the flag"
-            )
+        for name, flag in (("value", "--admit_count"), ("key", "--cross_bits")):
+            if (name in names) != self._expected[name]:
+                consumer, trainer = ("with", "without") if name in names else ("without", "with")
+                raise DatasetError(
+                    f"the consumer was started {consumer} {flag}, the trainer {trainer}: "
+                    "both need the flag"
+                )

@@ -26,7 +26,7 @@ from src.trainer.admission import StreamStart, WindowAdmission
 
 logger = logging.getLogger(__name__)
 
-Batch = tuple[Array, Array, Array]
+Batch = tuple[Array, ...]
 RECEIVE_SECONDS = 0.2
 UNBOUNDED_LENGTH = 2**31 - 1
 
@@ -126,7 +126,10 @@ class StreamingDataset:
         return self
 
     def __next__(self) -> Batch:
-        """(id int32[batch, 39], weight float32[batch, 39], label float32[batch, 1])."""
+        """(id int32[batch, 39], weight float32[batch, 39], label float32[batch, 1]).
+
+        Where the trainer learns crosses, key int32[batch, 39] comes after these.
+        """
         with self._preparing:
             if not self._ready:
                 self._prepare()
@@ -219,7 +222,8 @@ class StreamingDataset:
                 change,
             )
         )
-        return ids, columns["weight"], columns["label"].reshape(-1, 1)
+        batch = (ids, columns["weight"], columns["label"].reshape(-1, 1))
+        return (*batch, columns["key"]) if "key" in columns else batch
 
     def _known(self, columns: Columns) -> tuple[Array, Array, Change | None]:
         """(ids, oov, change) of a batch once the growing vocabulary has taken it."""

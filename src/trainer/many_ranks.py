@@ -18,8 +18,9 @@ import mindspore as ms
 from src.channel.attaching import PacedLog
 from src.channel.receiver import WindowReceiver
 from src.config import Config
+from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig
-from src.model.train_step import TrainStepWrap
+from src.model.networks import TrainNet
 from src.model.wide_and_deep import NetWithLossClass
 from src.process.exit_handlers import exit_without_handlers, keep_modules_until_exit
 from src.process.stop import StopFlag
@@ -27,7 +28,7 @@ from src.ranks.group import Ranks, first_line
 from src.ranks.meeting import meet, serve_as_scheduler
 from src.ranks.placement import NOT_MET_EXIT_CODE, Placement, RankError, Role, cpu_is_meant
 from src.ranks.rounds import ROUND_SECONDS, Lockstep, SharedSession
-from src.ranks.train_step import RankTrainStep
+from src.ranks.train_step import RankStepWithCrosses, RankTrainStep
 from src.stream.position import Position
 from src.trainer.admission import StreamStart
 from src.trainer.callbacks import LedgerCallBack, TrainingProgress
@@ -112,9 +113,13 @@ class RankTrainer(Trainer):
         self.idle_seconds = 0.0
         self.link = RankLink(config, flag, self.stream_flag, ranks, self._lockstep)
 
-    def make_step(self, network: NetWithLossClass, config: ModelConfig) -> TrainStepWrap:
+    def make_step(
+        self, network: NetWithLossClass, config: ModelConfig, crosses: CrossLearner | None
+    ) -> TrainNet:
         """The training step of this rank."""
-        return RankTrainStep(network, config, self._ranks.rank, self._ranks.size)
+        rank, size = self._ranks.rank, self._ranks.size
+        step = RankTrainStep(network, config, rank, size)
+        return step if crosses is None else RankStepWithCrosses(step, crosses, rank, size)
 
     def open_checkpoints(self) -> None:
         """Has rank 0 find the newest checkpoint.
@@ -129,11 +134,11 @@ class RankTrainer(Trainer):
         start = self._lockstep.on_first(super().begin_session)
         shared = self._ranks.share(None if start is None else _packed_start(start, self.progress))
         if start is None:
-            start, step = _unpacked_start(shared, self._config.dense_transform)
+            start, step = _unpacked_start(shared, self._config)
             self.progress = TrainingProgress(step, start.position)
         return start
 
-    def restore(self, network: TrainStepWrap) -> None:
+    def restore(self, network: TrainNet) -> None:
         """Gives all ranks the weights and the optimizer state that rank 0 starts with."""
         super().restore(network)
         sent = self._ranks.make_equal(network)
@@ -206,10 +211,15 @@ def _packed_start(start: StreamStart, progress: TrainingProgress) -> dict[str, A
     }
 
 
-def _unpacked_start(fields: dict[str, Any], dense_transform: str) -> tuple[StreamStart, int]:
+def _unpacked_start(fields: dict[str, Any], config: Config) -> tuple[StreamStart, int]:
     """(start, step) from what ``_packed_start`` returned on rank 0."""
-    position = Position.from_json(fields["position"])
-    start = StreamStart(position, fields["session"], fields["dictionaries"], dense_transform)
+    start = StreamStart(
+        Position.from_json(fields["position"]),
+        fields["session"],
+        fields["dictionaries"],
+        config.dense_transform,
+        with_keys=config.cross_bits > 0,
+    )
     return start, int(fields["step"])
 
 

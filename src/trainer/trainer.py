@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import mindspore as ms
@@ -23,9 +23,10 @@ from src.channel.engine import finalize
 from src.config import Config
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings
+from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig, model_shape
+from src.model.networks import TrainNet, make_train_step
 from src.model.row_reset import RowReset
-from src.model.train_step import TrainStepWrap
 from src.model.wide_and_deep import NetWithLossClass
 from src.process.stop import StopFlag
 from src.stream.position import Commit, Position
@@ -81,11 +82,10 @@ class Trainer:
         progress: How far training has come; there after ``begin_session``.
     """
 
-    make_step: Callable[[NetWithLossClass, ModelConfig], TrainStepWrap] = TrainStepWrap
     progress: TrainingProgress
     _session: TrainerSession
     _source: RowSource
-    _network: TrainStepWrap
+    _network: TrainNet
     _ledger: LedgerCallBack
     _metrics: MetricsCallBack
 
@@ -149,9 +149,16 @@ class Trainer:
             origin.dictionaries if origin else None,
             config.dense_transform,
             self._growth,
+            config.cross_bits > 0,
         )
 
-    def restore(self, network: TrainStepWrap) -> None:
+    def make_step(
+        self, network: NetWithLossClass, config: ModelConfig, crosses: CrossLearner | None
+    ) -> TrainNet:
+        """The training step, for ``GetWideDeepNet``."""
+        return make_train_step(network, config, crosses)
+
+    def restore(self, network: TrainNet) -> None:
         """Gives the network the weights and the optimizer state that training starts with.
 
         Raises:

@@ -166,7 +166,7 @@ def test_weights_alone_are_scored_without_their_manifest(
 ) -> None:
     alone = tmp_path / "alone.ckpt"
     alone.write_bytes(trained.unit.path.read_bytes())
-    model = load_scorer(alone, "", trained.dictionaries).model
+    model = load_scorer(alone, "", trained.dictionaries).network.network
     assert "no manifest" in caplog.text
     table = model.embedding_table.asnumpy()
     np.testing.assert_array_equal(table, trained.step.model.embedding_table.asnumpy())

@@ -105,7 +105,7 @@ def test_an_exported_vocabulary_is_a_dictionary_that_gives_the_same_ids(
     exported = load_dictionaries(files.made.max_dict, files.made.min_dict, output)
     scorer = load_scorer(grown.path, "", files.made.dictionaries)
     _, rows = next(iter(parsed_blocks(files.data)))
-    ids, _, oov = scorer.fields(rows)
+    (ids, *_), oov = scorer.inputs(rows)
     for place, name in enumerate(CATEGORICAL_COLUMNS):
         column = rows.categorical[name].astype(object).fillna("")
         oov_id = int(exported.oov_ids[place])

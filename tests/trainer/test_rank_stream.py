@@ -78,7 +78,7 @@ def never() -> bool:
     return False
 
 
-def offsets(batch: tuple[Array, Array, Array]) -> list[int]:
+def offsets(batch: tuple[Array, ...]) -> list[int]:
     first: list[int] = batch[0][:, 0].tolist()
     return first
 
