@@ -72,13 +72,14 @@ class DictionaryFiles:
 
 
 def growing_flags(dictionaries: DictionaryFiles) -> list[str]:
-    """Flags of consumer and trainer for a growing vocabulary with many replaced values."""
+    """Flags of consumer and trainer: a growing vocabulary with many replaced values, and crosses."""
     ids = len(pickle.loads(dictionaries.map_dict.read_bytes()))
     room = 200
     return [
         "--dense_transform=log",
         f"--vocab_size={ids + room + DENSE_SIZE}",
         "--admit_count=2",
+        "--cross_bits=14",
     ]
 
 

@@ -128,15 +128,18 @@ def test_trainer(stage: Stage, outcomes: list[Outcome], number: signal.Signals) 
         assert outcome.redone <= KILLS * 2 * SAVE_EVERY
 
 
-def test_trainer_whose_vocabulary_grows(stage: Stage, outcomes: list[Outcome]) -> None:
+def test_trainer_whose_vocabulary_grows_beside_crosses(
+    stage: Stage, outcomes: list[Outcome]
+) -> None:
     growing = growing_flags(stage.dictionaries)
     consumer_flags = [*CONSUMER_FLAGS, *growing]
-    trainer_flags = [*TRAINER_FLAGS, *growing, "--expire_rows=1000"]
+    trainer_flags = [*TRAINER_FLAGS, *growing, "--expire_rows=1000", "--deep_pairs"]
     with stage.pipeline("growing_reference") as pipeline:
         pipeline.consumer(*consumer_flags)
         finish(pipeline, pipeline.trainer(*trainer_flags))
         reference = final_weights(pipeline.folder)
     assert len(reference["vocabulary"]) > 0
+    assert reference["cross_weight"].any()
     with stage.pipeline("growing") as pipeline:
         pipeline.consumer(*consumer_flags)
         for seed, step in enumerate(moments(50, KILLS)):

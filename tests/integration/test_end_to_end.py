@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mindspore import load_checkpoint
 
@@ -278,11 +279,11 @@ def test_signal_stops_a_trainer_that_waits_for_its_first_consumer(
     assert_stops(trainer, signal.SIGTERM, TRAINER_STOP_SECONDS)
 
 
-def test_a_growing_vocabulary_goes_on_bit_by_bit_where_a_trainer_has_left_it(
+def test_a_growing_vocabulary_and_crosses_go_on_bit_by_bit_where_a_trainer_has_left_them(
     new_pipeline: NewPipeline, dictionaries: DictionaryFiles, tmp_path: Path
 ) -> None:
     growing = growing_flags(dictionaries)
-    trainer_flags = [*growing, "--expire_rows=100"]
+    trainer_flags = [*growing, "--expire_rows=100", "--deep_pairs"]
     files = sample_files(tmp_path, 900, 2)
     checkpoints = []
     for cuts in ([18], [7, 11]):
@@ -299,4 +300,5 @@ def test_a_growing_vocabulary_goes_on_bit_by_bit_where_a_trainer_has_left_it(
         (tmp_path / "audit.jsonl").unlink()
     whole, resumed = ({name: item.asnumpy() for name, item in each.items()} for each in checkpoints)
     assert len(whole["vocabulary"]) > 0
+    assert np.count_nonzero(whole["cross_weight"]) > 1000
     assert equal_bit_for_bit(whole, resumed)

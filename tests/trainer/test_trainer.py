@@ -24,7 +24,7 @@ from src.stream.position import Commit, Position
 from src.trainer import consumer_link
 from src.trainer import trainer as trainer_module
 from src.trainer.callbacks import LedgerCallBack
-from src.trainer.checkpoint import CheckpointStore
+from src.trainer.checkpoint import CheckpointError, CheckpointStore
 from src.trainer.reporting import restored_metrics
 from src.trainer.service import set_up_mindspore
 from src.trainer.trainer import Trainer
@@ -42,6 +42,7 @@ class MemoryTopic:
         self.ids = random.integers(0, 60, (ROWS, FIELD_SIZE)).astype(np.int32)
         self.labels = (self.ids[:, 0] < 20).astype(np.float32)
         self.commit = Commit(Position({0: 0}), 0)
+        self.with_keys = False
 
     def window(self) -> Array:
         begin = self.commit.position.offsets[0]
@@ -56,6 +57,7 @@ class MemoryTopic:
             session=self.commit.session,
             dictionaries=1,
             oov=np.full(len(offset), 1, np.uint32),
+            keys=self.ids[begin:] * 7_654_321 if self.with_keys else None,
         )
 
 
@@ -198,3 +200,35 @@ def test_a_position_is_committed_once_its_unit_is_durable_and_the_audit_trail_be
     monkeypatch.setattr(LedgerCallBack, "sync", lambda ledger: note("sync"))
     run(4, "--save_checkpoint_steps=2")
     assert events == [("sync", 0), ("commit", 2), ("sync", 2), ("commit", 4)]
+
+
+def weights(folder: str) -> dict[str, Array]:
+    saved = ms.load_checkpoint(f"{folder}/widedeep_train-1_20.ckpt")
+    return {name: parameter.asnumpy() for name, parameter in saved.items()}
+
+
+def test_crosses_resume_bit_by_bit_and_leave_the_losses_of_the_net_as_they_are(
+    topic: MemoryTopic,
+) -> None:
+    run(20, "--loss_file_name=without.log", "--ckpt_path=without")
+    topic.with_keys = True
+    crosses = ("--cross_bits=12", "--cross_learning_rate=0.05")
+    for folder, cuts in (("whole", [20]), ("resumed", [7, 13])):
+        topic.commit = Commit(Position({0: 0}), 0)
+        for steps in cuts:
+            run(steps, *crosses, f"--ckpt_path={folder}", f"--loss_file_name={folder}.log")
+    whole, resumed = weights("whole"), weights("resumed")
+    assert np.count_nonzero(whole["cross_weight"]) > 100
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, resumed[name], err_msg=name)
+    for name, values in weights("without").items():
+        np.testing.assert_array_equal(values, whole[name], err_msg=name)
+    lines = {Path(f"{name}.log").read_text() for name in ("without", "whole", "resumed")}
+    assert len(lines) == 1
+
+
+def test_a_checkpoint_of_other_crosses_is_refused_by_name(topic: MemoryTopic) -> None:
+    topic.with_keys = True
+    run(2, "--cross_bits=12")
+    with pytest.raises(CheckpointError, match="another cross_bits: 12 in the checkpoint, 13 here"):
+        run(2, "--cross_bits=13")
