@@ -12,11 +12,12 @@ How the rows are distributed:
 * Categorical columns have the sizes of the public data set (3 to 200,000 values), and about its
   shares of missing values. Values are Zipf-distributed, and written as 8 hexadecimal digits.
 * Dense columns are log-normal counts; I2 goes down to -3.
-* A logistic model decides which rows are clicked. It has a hidden weight for each value, and curves
-  of some dense columns. Some pairs of columns have products of hidden factors of their values, which
-  a linear model cannot learn. Other pairs have a hidden weight for each pair of values, or of the
-  octaves of dense columns (0, 1-2, 3-6, 7-14 and so on). Neither column of them has an effect
-  alone. About a quarter of the rows are clicked.
+* A logistic model decides which rows are clicked. It has a hidden weight for each value, and
+  curves of some dense columns. A linear model can learn these.
+* The model also has effects of pairs of columns. For some pairs they are products of hidden factors
+  of the two values. Other pairs have a hidden weight for each pair of values, and neither column
+  has this effect alone. For dense columns these values are octaves: 0, 1-2, 3-6, 7-14 and so on.
+* About a quarter of the rows are clicked.
 * The distribution drifts. In the larger columns a new value takes each place on the popularity
   list every 32,768 to 524,288 rows. The weights of some columns change into new ones over 65,536
   rows. The click rate swings slowly.

@@ -5,9 +5,9 @@
 
 Every way makes one pass over the stream and scores each row before it learns from it. The rows
 before the stream are the history: the dictionaries are made from them, and `adaptive` and Vowpal
-Wabbit learn from them first. Vowpal Wabbit runs twice: `vowpal_wabbit` is linear in the fields, and
-`vowpal_wabbit_pairs` has all pairs of fields as well. No broker and no engine take part, so rows/s count features and
-training alone.
+Wabbit learn from them first. Vowpal Wabbit runs twice. As `vowpal_wabbit` it is linear in the
+fields; as `vowpal_wabbit_pairs` it has all pairs of fields too. No broker and no engine take part,
+so rows/s count features and training alone.
 
 The exit code is 0 when `adaptive` has a higher AUC and a lower log loss than both of them, and at
 least 60 % of the rows/s of `sparse`.

@@ -14,9 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.make_sample import main, parse_args
+from examples.sample.best_scores import BestScores
 from examples.sample.blocks import BLOCK_ROWS
-from examples.sample.hidden_weights import DRIFT_ROWS
-from examples.sample.rows import click_probabilities, make_rows, write_sample
+from examples.sample.columns import CATEGORICAL, DENSE, PAIRS
+from examples.sample.distributions import (
+    cell_shares,
+    cells_of,
+    dense_distribution,
+    drawn,
+    is_there,
+    zipf_distribution,
+)
+from examples.sample.hidden_weights import DRIFT_ROWS, pair_weights, tokens_of
+from examples.sample.rows import best_scores, click_probabilities, make_rows, write_sample
 from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS
 from src.rows.parsing import parse_messages
 
@@ -44,8 +54,13 @@ def missing_share(table: pa.Table, column: str) -> float:
 
 def test_the_rows_are_the_ones_that_were_always_made(tmp_path: Path) -> None:
     write_sample([tmp_path / "a"], rows=1000, seed=7)
-    digest = hashlib.sha256((tmp_path / "a").read_bytes()).hexdigest()
-    assert digest == "c2a950e6318a562ec2d09da8768c4ffdbf1ba6a367f71c9567c108d1176b8556"
+    lines = (tmp_path / "a").read_bytes().splitlines(keepends=True)
+    # These change with the hidden signal: it decides the labels.
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    assert digest == "c4854098f485b0dc0a30bddd5caa34662d76345a1932f8cabe973284b23f74a3"
+    # These change only with the distribution of the columns.
+    digest = hashlib.sha256(b"".join(line[1:] for line in lines)).hexdigest()
+    assert digest == "ba7ee77041f700158d16980141d9fe61470b9ab04dfde1d630e6b62985eb6167"
 
 
 @given(start=st.integers(0, 3 * BLOCK_ROWS), rows=st.integers(0, 2 * BLOCK_ROWS))
@@ -149,6 +164,83 @@ def test_some_pairs_of_columns_interact_beyond_the_sum_of_their_effects() -> Non
     assert left.std() > 3 * noise
 
 
+@pytest.mark.parametrize("column", ["C20", "C25", "C1", "I7", "I13"])
+def test_a_cell_has_its_share_of_the_rows(column: str) -> None:
+    draws = np.random.default_rng(3).integers(0, 1 << 64, 200_000, dtype=np.uint64)
+    place = COLUMNS.index(column) - 1
+    if column in DENSE_COLUMNS:
+        table, missing = dense_distribution(place), DENSE[place].missing
+    else:
+        shape = CATEGORICAL[place - len(DENSE_COLUMNS)]
+        table, missing = zipf_distribution(shape.size), shape.missing
+    cells = cells_of(column, drawn(draws, table)[0], is_there(draws, missing))
+    shares = cell_shares(column)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] == missing
+    found = np.bincount(cells, minlength=len(shares)) / len(cells)
+    assert found == pytest.approx(shares, abs=0.005)
+
+
+def test_the_cells_of_a_dense_column_are_octaves() -> None:
+    numbers = np.array([0, 1, 2, 3, 6, 7, 14, 15, 99])
+    there = np.array([True] * 8 + [False])
+    assert cells_of("I7", numbers, there).tolist() == [1, 2, 2, 3, 3, 4, 4, 5, 0]
+    assert cells_of("I2", numbers - 3, there).tolist() == [1, 2, 2, 3, 3, 4, 4, 5, 0]
+
+
+@pytest.mark.parametrize(("one", "other"), [pair[:2] for pair in PAIRS])
+def test_the_weights_of_a_pair_average_to_nothing_over_either_column(one: str, other: str) -> None:
+    weights = pair_weights(one, other).astype(np.float64)
+    left, right = cell_shares(one), cell_shares(other)
+    assert np.abs(left @ weights).max() < 1e-4
+    assert np.abs(weights @ right).max() < 1e-4
+    assert left @ weights**2 @ right == pytest.approx(1, abs=1e-4)
+    assert len(np.unique(weights)) > 0.99 * weights.size
+    renewing = {c for c, shape in zip(CATEGORICAL_COLUMNS, CATEGORICAL) if shape.renews}
+    assert not renewing & {one, other}, "a slot then has one value after another"
+
+
+def cells_in(table: pa.Table, column: str) -> npt.NDArray[np.int64]:
+    if column in DENSE_COLUMNS:
+        numbers = table[column]
+    else:
+        place = CATEGORICAL_COLUMNS.index(column)
+        slots = np.arange(CATEGORICAL[place].size)
+        values = [f"{token:08x}" for token in tokens_of(place, slots, slots, renews=False)]
+        numbers = pc.index_in(table[column], pa.array(values), skip_nulls=True)
+    there = numbers.is_valid().to_numpy()
+    return cells_of(column, numbers.fill_null(0).to_numpy().astype(np.int64), there)
+
+
+@pytest.mark.parametrize(("one", "other", "effect"), PAIRS)
+def test_a_pair_of_values_has_its_hidden_weight(
+    one: str, other: str, effect: float, sample: pa.Table
+) -> None:
+    probability = click_probabilities(0, 50_000)
+    logit = np.log(probability / (1 - probability))
+    weight = pair_weights(one, other)[cells_in(sample, one), cells_in(sample, other)]
+    # All else in the logit has nothing to do with these weights, so their slope is the effect.
+    slope = ((logit - logit.mean()) * weight).mean() / (weight**2).mean()
+    assert slope == pytest.approx(effect, abs=0.03)
+
+
+def test_the_best_scores_are_those_of_the_true_probabilities(tmp_path: Path) -> None:
+    first, rows = 5, 2 * BLOCK_ROWS
+    label = make_rows(first, rows, seed=2)["label"].to_numpy().astype(bool)
+    probability = click_probabilities(first, rows, seed=2)
+    best = best_scores(first, rows, seed=2)
+    assert best.auc == pytest.approx(area_under_curve(label, probability), abs=1e-5)
+    assert best.log_loss == pytest.approx(log_loss(label, probability))
+    parts = [tmp_path / "a", tmp_path / "b"]
+    assert write_sample(parts, rows, seed=2, start_row=first) == best
+    assert str(best) == f"AUC {best.auc:.4f}, log loss {best.log_loss:.4f}"
+
+
+def test_no_rows_have_no_best_scores() -> None:
+    assert best_scores(0, 0) == BestScores(None, None)
+    assert str(best_scores(0, 0)) == "AUC none, log loss none"
+
+
 def test_new_values_appear_and_popular_ones_change_as_rows_advance() -> None:
     history, later = make_rows(0, 20_000), make_rows(500_000, 20_000)
     for column in ("C7", "C11", "C26"):
@@ -199,7 +291,8 @@ def test_the_script_writes_the_files_its_flags_name(tmp_path: Path) -> None:
     command = [sys.executable, str(script), *flags]
     done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
-    write_sample([tmp_path / "c", tmp_path / "d"], rows=20, seed=4, start_row=9)
+    best = write_sample([tmp_path / "c", tmp_path / "d"], rows=20, seed=4, start_row=9)
+    assert done.stderr.endswith(f"best possible scores of these rows: {best}\n")
     assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "c").read_bytes()
     assert (tmp_path / "b.tsv").read_bytes() == (tmp_path / "d").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tsv", "b.tsv", "c", "d"]

@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from benchmarks.learning.scores import HEADER, LEAST_SPEED, Learnt, judged, shortcomings
 
 LINEAR = Learnt("vowpal_wabbit", 0.75, 0.49, 0.76, 0.48, 20_000.0)
+PAIRS = Learnt("vowpal_wabbit_pairs", 0.757, 0.485, 0.765, 0.481, 10_000.0)
 SPARSE = Learnt("sparse", 0.72, 0.51, 0.73, 0.5, 2_000.0)
 ADAPTIVE = Learnt("adaptive", 0.76, 0.48, 0.77, 0.47, 1_500.0)
 
@@ -48,6 +49,21 @@ class TestShortcomings:
         (phrase,) = shortcomings([SPARSE, LINEAR, ours])
         assert "does not beat Vowpal Wabbit" in phrase
 
+    @pytest.mark.parametrize(
+        "worse", [{"auc": PAIRS.auc}, {"log_loss": PAIRS.log_loss}, {"log_loss": 0.486}]
+    )
+    def test_a_learner_with_pairs_must_be_beaten_on_either_score(
+        self, worse: dict[str, float]
+    ) -> None:
+        assert shortcomings([SPARSE, LINEAR, PAIRS, ADAPTIVE]) == []
+        ours = dataclasses.replace(ADAPTIVE, **worse)  # type: ignore[arg-type]
+        (phrase,) = shortcomings([SPARSE, LINEAR, PAIRS, ours])
+        assert "does not beat Vowpal Wabbit with pairs" in phrase
+
+    def test_each_peer_that_is_not_beaten_is_named(self) -> None:
+        bad = dataclasses.replace(ADAPTIVE, auc=0.5)
+        assert len(shortcomings([LINEAR, PAIRS, bad])) == 2
+
     def test_speed_is_held_against_that_of_sparse(self) -> None:
         least = LEAST_SPEED * SPARSE.rows_per_second
         assert least == 1200
@@ -63,4 +79,6 @@ class TestShortcomings:
         assert shortcomings([bad]) == []
         assert len(shortcomings([bad, SPARSE])) == 1
         assert len(shortcomings([bad, LINEAR])) == 1
+        assert len(shortcomings([bad, PAIRS])) == 1
+        assert shortcomings([LINEAR, PAIRS]) == []
         assert shortcomings([SPARSE, LINEAR]) == []
