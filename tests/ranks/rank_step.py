@@ -9,22 +9,25 @@ import numpy as np
 from mindspore import Tensor
 
 from benchmarks.documented.step import DOCUMENTED_CONFIG, random_batch
+from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig
-from src.model.train_step import TrainStepWrap
+from src.model.networks import TrainNet, make_train_step
 from src.model.wide_and_deep import NetWithLossClass, WideDeepModel
 from src.process.arrays import Array
 from src.ranks.group import Ranks
-from src.ranks.train_step import RankTrainStep
+from src.ranks.train_step import RankStepWithCrosses, RankTrainStep
 
 TINY = dataclasses.replace(
     DOCUMENTED_CONFIG, vocab_size=70_000, emb_dim=4, deep_layer_dim=(16, 8), batch_size=24
 )
-KINDS = ("dense", "sparse")
+KINDS = ("dense", "sparse", "crossed")
 
 
 def train_kind(kind: str, steps: int, global_batch: int, ranks: Ranks) -> dict[str, Array]:
     """The parameters after the last step, and the losses and logits, of one of ``KINDS``."""
-    config = dataclasses.replace(TINY, batch_size=global_batch, sparse=kind == "sparse")
+    config = dataclasses.replace(TINY, batch_size=global_batch, sparse=kind != "dense")
+    if kind == "crossed":
+        config = dataclasses.replace(config, cross_bits=14, cross_learning_rate=0.05)
     return train(config, steps, ranks)
 
 
@@ -32,13 +35,7 @@ def train(config: ModelConfig, steps: int, ranks: Ranks) -> dict[str, Array]:
     """Trains on rank r's stripe of each batch of the global `config`: rows r, r + N, …"""
     ms.set_seed(3)
     own = dataclasses.replace(config, batch_size=config.batch_size // ranks.size)
-    network = NetWithLossClass(WideDeepModel(own), own)
-    alone = ranks.size == 1
-    step = (
-        TrainStepWrap(network, own)
-        if alone
-        else RankTrainStep(network, own, ranks.rank, ranks.size)
-    )
+    step = step_of(own, ranks)
     step.set_train()
     ranks.make_equal(step)
     random = np.random.default_rng(5)
@@ -47,9 +44,22 @@ def train(config: ModelConfig, steps: int, ranks: Ranks) -> dict[str, Array]:
         batch = [
             tensor.asnumpy()[ranks.rank :: ranks.size] for tensor in random_batch(config, random)
         ]
+        if config.cross_bits:
+            keys = random.integers(0, 2**30, 50)[random.integers(0, 50, (config.batch_size, 39))]
+            batch.append(keys.astype(np.int32)[ranks.rank :: ranks.size])
         wide, deep, logit = step(*(Tensor(np.ascontiguousarray(part)) for part in batch))
         losses.append([float(wide.asnumpy()), float(deep.asnumpy())])
         logits.append(logit.asnumpy().reshape(ranks.size, -1).T.ravel())  # in stream order
     ranks.verify_equal(step)
     state = {parameter.name: parameter.asnumpy() for parameter in step.get_parameters()}
     return {**state, "losses": np.array(losses), "logits": np.array(logits)}
+
+
+def step_of(config: ModelConfig, ranks: Ranks) -> TrainNet:
+    """The training step of a rank, or of one device."""
+    network = NetWithLossClass(WideDeepModel(config), config)
+    crosses = CrossLearner(config) if config.cross_bits else None
+    if ranks.size == 1:
+        return make_train_step(network, config, crosses)
+    step = RankTrainStep(network, config, ranks.rank, ranks.size)
+    return step if crosses is None else RankStepWithCrosses(step, crosses, ranks.rank, ranks.size)
