@@ -25,9 +25,9 @@ Float32 = npt.NDArray[np.float32]
 # A 64-bit draw decides a field: 10 bits pick a bucket of the distribution, 32 a place in it, and
 # 22 whether the field is missing.
 _BUCKETS = 1 << 10
-# Octave b of a dense column holds the values from 2^b - 1 to 2^(b + 1) - 2.
-_OCTAVES = (1 << np.arange(40, dtype=np.int64)) - 1
 _PLACE_SHIFT, _MISSING_SHIFT, _MISSING_BITS = 10, 42, 22
+# Octave b of a dense column holds the values from 2^b - 1 to 2^(b + 1) - 2 above the lowest one.
+_OCTAVES = (1 << np.arange(40, dtype=np.int64)) - 1
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def cell_shares(name: str) -> npt.NDArray[np.float64]:
     """
     if name in DENSE_COLUMNS:
         place = DENSE_COLUMNS.index(name)
-        table, missing, edges = dense_distribution(place), DENSE[place].missing, _OCTAVES
-        edges = edges + DENSE[place].shift
+        table, missing = dense_distribution(place), DENSE[place].missing
+        edges = _OCTAVES + DENSE[place].shift
     else:
         column = CATEGORICAL[CATEGORICAL_COLUMNS.index(name)]
         table, missing = zipf_distribution(column.size), column.missing

@@ -62,7 +62,7 @@ def pair_weights(one: str, other: str) -> Float32:
     neither column has an effect alone.
 
     Returns:
-        float32[cells of one, cells of other]; ``cell_shares`` says what a cell is.
+        float32[cells of one, cells of other]; for cells see ``cell_shares``.
     """
     left, right = (cell_shares(name)[:, np.newaxis] for name in (one, other))
     pair = np.arange(len(left) * len(right), dtype=np.uint32)
