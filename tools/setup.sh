@@ -3,12 +3,15 @@
 #   system packages   a JRE, xmllint, lsof, mpirun, ... (apt-get when root, else one command to run)
 #   .venv             Python 3.9 with the packages locked in requirements*.txt
 #   build/kafka       Apache Kafka's jars, pinned in pom.xml
+#   build/native      the native part of the learner of crosses
 # Called by the Makefile before every target; a second run takes well under two seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly UV_VERSION=0.13.9
 readonly STAMPS=build/stamps
+readonly NATIVE_SOURCE=src/model/native/learn_crosses.cc
+readonly NATIVE_LIBRARY=build/native/liblearn_crosses.so
 readonly NO_PYTHON="no Python 3.9 to be had (on PATH, under pyenv or through uv): install it and run again"
 readonly REQUIREMENTS=(requirements.txt requirements-dev.txt)
 
@@ -48,6 +51,7 @@ missing_packages() { # prints the Debian names of what this machine lacks, one a
   command -v ps >/dev/null || echo procps               # `yrctl stop` finds processes with it
   command -v hostname >/dev/null || echo hostname       # `yrctl start` asks it for addresses
   has_libgomp || echo libgomp1
+  native_is_ready || command -v g++ >/dev/null || echo g++
   command -v mpirun >/dev/null || echo openmpi-bin      # one of the two launchers of many ranks
 }
 
@@ -138,6 +142,19 @@ quiet_engine() { # at INFO the engine writes 29 KB for each window it passes on
 
 # --- Apache Kafka ---
 
+native_is_ready() {
+  is_stamped native "$NATIVE_SOURCE" && [[ -f $NATIVE_LIBRARY ]]
+}
+
+compile_native_code() {
+  native_is_ready && return
+  say "compiling $NATIVE_SOURCE"
+  mkdir -p "${NATIVE_LIBRARY%/*}"
+  g++ -O3 -fno-math-errno -shared -fPIC -o "$NATIVE_LIBRARY.new" "$NATIVE_SOURCE"
+  mv "$NATIVE_LIBRARY.new" "$NATIVE_LIBRARY" # a trainer may have the old one loaded
+  write_stamp native "$NATIVE_SOURCE"
+}
+
 install_kafka_jars() {
   kafka_is_ready && return
   say "fetching the Kafka jars with Maven"
@@ -154,6 +171,7 @@ main() {
   install_system_packages
   install_python_packages
   install_kafka_jars
+  compile_native_code
 }
 
 main

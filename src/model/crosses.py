@@ -10,11 +10,13 @@ Shapes are those of ``wide_and_deep.py``; p is the number of pairs, 741 for 39 f
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
+from mindspore.ops import CustomRegOp, DataType
 
 from src.model.model_config import ModelConfig
 from src.model.train_step import TrainStepWrap
@@ -23,6 +25,8 @@ from src.rows.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS
 
 CROSS_BETA = 0.3  # FTRL's β: the smaller, the larger the first step of a pair
 FIELDS = (*DENSE_COLUMNS, *CATEGORICAL_COLUMNS)
+NATIVE_LIBRARY = Path(__file__).resolve().parents[2] / "build" / "native" / "liblearn_crosses.so"
+LABEL = 3  # the input of the native kernel whose shape and type are those of its output
 
 
 def pairs_of_fields(cross_fields: str) -> list[tuple[int, int]]:
@@ -41,6 +45,31 @@ def pairs_of_fields(cross_fields: str) -> list[tuple[int, int]]:
     if len(set(names)) < len(names) or len(names) < 2:
         raise ValueError(f"cross_fields: {cross_fields!r} must name two or more different fields")
     return list(combinations(sorted(FIELDS.index(name) for name in names), 2))
+
+
+def native_kernel() -> ops.Custom | None:
+    """The step as one operator for the CPU; None on other devices, and where it is not compiled.
+
+    It changes the weights and the accumulator in place. Its sums have another order than those of
+    MindSpore's operators, so the last digits differ.
+    """
+    if ms.get_context("device_target") != "CPU" or not NATIVE_LIBRARY.exists():
+        return None
+    inputs = ("weight", "accumulator", "key", "label", "left", "right", "settings")
+    described = CustomRegOp("LearnCrosses").target("CPU")
+    for number, name in enumerate(inputs):
+        described = described.input(number, name)
+    number, whole = DataType.F32_Default, DataType.I32_Default
+    described = described.output(0, "logit").dtype_format(
+        number, number, whole, number, whole, whole, number, number
+    )
+    return ops.Custom(
+        f"{NATIVE_LIBRARY}:LearnCrosses",
+        out_shape=lambda *shapes: shapes[LABEL],
+        out_dtype=lambda *types: types[LABEL],
+        func_type="aot",
+        reg_info=described.get_op_info(),
+    )
 
 
 class CrossLearner(nn.Cell):  # type: ignore[misc]
@@ -68,6 +97,8 @@ class CrossLearner(nn.Cell):  # type: ignore[misc]
         self.mask = Tensor(size - 1, ms.int32)
         self.lr = config.cross_learning_rate
         self.pairs = len(pairs)
+        self.native = native_kernel()
+        self.settings = Tensor(np.array([self.lr, CROSS_BETA], np.float32))
         self.gather = ops.Gather()
         self.and_bits = ops.BitwiseAnd()
         self.add_at = ops.ScatterAdd()
@@ -96,6 +127,14 @@ class CrossLearner(nn.Cell):  # type: ignore[misc]
         Returns:
             The logit before learning, float32 [b, 1].
         """
+        if self.native is None:
+            return self.learn_with_operators(key, label)
+        return self.native(
+            self.weight, self.accumulator, key, label, self.left, self.right, self.settings
+        )
+
+    def learn_with_operators(self, key: Tensor, label: Tensor) -> Tensor:
+        """The same by operators that MindSpore has on every device."""
         places = self.places(key)
         logit = self.logit(places)
         gradient = self.sigmoid(logit) - label  # [b, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import combinations
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from mindspore import Tensor
 
 from benchmarks.documented.step import DOCUMENTED_CONFIG
+from src.model import crosses as crosses_module
 from src.model.crosses import (
     CROSS_BETA,
     CrossLearner,
@@ -81,9 +83,13 @@ class Reference:
         return logits
 
 
+@pytest.mark.parametrize("native", [True, False], ids=["native", "operators"])
 @pytest.mark.parametrize("fields", ["", "C26, I1,C3"])
-def test_it_scores_and_learns_as_the_reference_does(fields: str) -> None:
+def test_it_scores_and_learns_as_the_reference_does(fields: str, native: bool) -> None:
     crosses = CrossLearner(dataclasses.replace(CONFIG, cross_fields=fields))
+    assert crosses.native is not None, "make setup compiles it"
+    if not native:
+        crosses.native = None
     reference = Reference([0, 15, 38] if fields else list(range(39)))
 
     class Learn(ms.nn.Cell):  # type: ignore[misc]
@@ -127,7 +133,7 @@ def test_prediction_is_the_score_that_training_would_give_the_same_rows() -> Non
     predict = PredictWithCrosses(model, crosses)
     for batch in batches(4):
         logit, probability, label = (part.asnumpy() for part in predict(*tensors(batch)))
-        np.testing.assert_allclose(logit, step(*tensors(batch))[2].asnumpy(), atol=1e-6)
+        np.testing.assert_allclose(logit, step(*tensors(batch))[2].asnumpy(), atol=1e-5)
         np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit)), rtol=1e-5)
         np.testing.assert_array_equal(label, batch[2])
 
@@ -146,6 +152,16 @@ def test_the_same_batches_give_the_same_weights_bit_by_bit() -> None:
     first = trained()
     assert np.count_nonzero(first) > 100
     np.testing.assert_array_equal(first, trained())
+
+
+def test_other_devices_and_a_machine_without_the_library_take_the_operators(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(crosses_module, "NATIVE_LIBRARY", tmp_path / "missing.so")
+    assert CrossLearner(CONFIG).native is None
+    monkeypatch.undo()
+    monkeypatch.setattr("src.model.crosses.ms.get_context", lambda _: "GPU")
+    assert crosses_module.native_kernel() is None
 
 
 def test_products_of_pairs_are_those_of_the_embeddings() -> None:
