@@ -29,7 +29,7 @@ def learn_with_vowpal_wabbit(way: str, rows: Rows, work_dir: Path) -> Learnt:
     Raises:
         LearningError: It can't be installed, or failed.
     """
-    python = _vowpal_wabbit_python()
+    python = vowpal_wabbit_python()
     output = work_dir / f"{way}.scores"
     total = rows.history + rows.stream
     arguments = (way, rows.path, 0, total, output)
@@ -48,8 +48,12 @@ def learn_with_vowpal_wabbit(way: str, rows: Rows, work_dir: Path) -> Learnt:
     return judged(way, labels[rows.history : total], scores, seconds)
 
 
-def _vowpal_wabbit_python() -> Path:
-    """The Python of an environment with Vowpal Wabbit, which needs another NumPy than ours."""
+def vowpal_wabbit_python() -> Path:
+    """The Python of an environment with Vowpal Wabbit, which needs another NumPy than ours.
+
+    Raises:
+        LearningError: It can't be installed.
+    """
     folder = ROOT / "build" / "vowpal_wabbit"
     python = folder / "bin" / "python"
     is_there = (

@@ -7,13 +7,12 @@ import subprocess
 import numpy as np
 import pytest
 
+from benchmarks.learning.linear_learner import vowpal_wabbit_python
 from benchmarks.learning.scores import PEERS
 from benchmarks.learning.vowpal_wabbit import COMMON_FLAGS, DENSE_SIZE, FLAGS, bucket, example
-from examples.services.common import ROOT
 from src.features.column_functions import bucket_dense_column
 from src.rows import criteo
 
-PYTHON = ROOT / "build" / "vowpal_wabbit" / "bin" / "python"
 LINE = "1\t" + "\t".join(["-2", "", "300", *["7"] * 10, *["0a1b2c3d"] * 25, ""]) + "\n"
 
 
@@ -61,7 +60,7 @@ def test_dense_fields_come_in_buckets_if_asked_for() -> None:
     assert len(names) == 39
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="`make bench-learning` installs Vowpal Wabbit")
+@pytest.mark.slow
 def test_a_row_of_the_peer_with_pairs_has_741_pairs_39_squares_39_fields_and_a_constant() -> None:
     script = f"""
 from vowpalwabbit import Workspace
@@ -71,7 +70,8 @@ workspace.predict(parsed)
 workspace.finish_example(parsed)
 workspace.finish()
 """
-    done = subprocess.run([str(PYTHON), "-c", script], capture_output=True, text=True)
+    command = [str(vowpal_wabbit_python()), "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = [feature.split(":")[0] for feature in done.stdout.split() if feature.count(":") >= 3]
     pairs = [name.split("*") for name in names if "*" in name]
