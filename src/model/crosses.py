@@ -59,9 +59,9 @@ def native_kernel() -> ops.Custom | None:
     described = CustomRegOp("LearnCrosses").target("CPU")
     for number, name in enumerate(inputs):
         described = described.input(number, name)
-    number, whole = DataType.F32_Default, DataType.I32_Default
+    real, whole = DataType.F32_Default, DataType.I32_Default
     described = described.output(0, "logit").dtype_format(
-        number, number, whole, number, whole, whole, number, number
+        real, real, whole, real, whole, whole, real, real
     )
     return ops.Custom(
         f"{NATIVE_LIBRARY}:LearnCrosses",
