@@ -72,7 +72,7 @@ class DictionaryFiles:
 
 
 def growing_flags(dictionaries: DictionaryFiles) -> list[str]:
-    """Flags of consumer and trainer: a growing vocabulary with many replaced values, and crosses."""
+    """Flags of consumer and trainer: a growing vocabulary, many replaced values, and crosses."""
     ids = len(pickle.loads(dictionaries.map_dict.read_bytes()))
     room = 200
     return [
