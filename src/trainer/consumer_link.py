@@ -102,9 +102,13 @@ class ConsumerLink:
                 self._announce_shards()
             raise TrainError(
                 f"the consumer was started with --num_shards={receiver.num_shards}, "
-                f"this trainer reads {self.num_shards}: both must be equal"
+                f"{self._described()}: both must be equal"
             )
         return receiver
+
+    def _described(self) -> str:
+        """How many shards the trainer reads, in its user's words."""
+        return "this trainer is alone and reads 1"
 
     def _announce_shards(self) -> None:
         """Lets a consumer with another number of shards know that it waits in vain."""

@@ -260,3 +260,6 @@ class RankLink(ConsumerLink):
             return receiver is not None
 
         return found[0] if self._lockstep.until_all(attempt) else None
+
+    def _described(self) -> str:
+        return f"this trainer has {self.num_shards} ranks"
