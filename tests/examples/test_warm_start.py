@@ -12,6 +12,7 @@ import pytest
 
 from examples import evaluate, export_vocabulary, warm_start
 from examples.dictionaries.processing import Processed, process
+from examples.evaluation import evaluation
 from examples.evaluation.scorer import load_scorer
 from examples.sample.rows import write_sample
 from src.dictionaries.dictionaries import load_dictionaries
@@ -158,3 +159,19 @@ def test_a_vocabulary_too_small_for_the_buckets_is_an_error(
     sizes = [f"--vocab_size={files.ids + 100}", f"--ckpt_path={tmp_path}"]
     assert warm_start.main([*arguments, *sizes]) == 1
     assert "with dense_transform bucket" in caplog.text
+
+
+def test_a_model_with_crosses_is_scored_by_the_mean_of_both_learners(files: Files) -> None:
+    crossed = files.warm_start("crossed", *GROWING, "--cross_bits=14", "--deep_pairs")
+    scorer = load_scorer(crossed.path, "", files.made.dictionaries)
+    _, rows = next(iter(parsed_blocks(files.data)))
+    inputs, _ = scorer.inputs(rows)
+    ids, weights, _, keys = inputs
+    saved = ms.load_checkpoint(str(crossed.path))["cross_weight"].asnumpy()
+    assert np.count_nonzero(saved) > 1000
+    left, right = np.triu_indices(FIELD_SIZE, k=1)
+    crosses = saved[(keys[:, left] + keys[:, right]) % len(saved)].sum(axis=1)
+    net = scorer.network.network(ms.Tensor(ids), ms.Tensor(weights)).asnumpy().ravel()
+    found = evaluation._logits(scorer.network, inputs).ravel()
+    np.testing.assert_allclose(found, (net + crosses) / 2, atol=1e-5)
+    assert np.abs(crosses).max() > 0.1
