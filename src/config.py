@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import yaml
 
+from src.process.strict_yaml import AmbiguousYamlError, read_yaml_documents
+
 DEFAULT_CONFIG_PATH = Path(__file__).resolve().parent.parent / "default_config.yaml"
 
 
@@ -101,6 +103,15 @@ NOT_NEGATIVE_KEYS = (
     "metrics_port",
     "cross_bits",
 )
+NOT_EMPTY_KEYS = (
+    "address",
+    "namespace",
+    "dataset_name",
+    "bootstrap_servers",
+    "topic",
+    "group_id",
+    "ckpt_path",
+)
 MAX_ADMIT_COUNT = 255  # sightings are counted in bytes
 MAX_CROSS_BITS = 28  # weights and squares of 2^28 pairs take 2 GB
 MAX_SEED = 2**32 - 1  # the largest for NumPy, which MindSpore seeds too
@@ -178,7 +189,7 @@ def add_shared_flags(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(
             f"--{name}",
-            type=_flag_type(KEY_TYPES[name]),
+            type=_flag_type(KEY_TYPES[name], name in NOT_EMPTY_KEYS),
             default=defaults.values[name],
             choices=defaults.choices.get(name),
             help=defaults.help[name].replace("%", "%%"),
@@ -260,8 +271,10 @@ def _parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
     return vars(flags)
 
 
-def _flag_type(kind: str) -> Any:
+def _flag_type(kind: str, not_empty: bool = False) -> Any:
     def convert(text: str) -> Any:
+        if not_empty and not text.strip():
+            raise argparse.ArgumentTypeError("must not be empty")
         try:
             return _convert(text, kind)
         except (TypeError, ValueError):
@@ -358,6 +371,9 @@ def _check_values(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]
         if values[key] not in allowed:
             shown = ", ".join(map(str, allowed))
             raise ConfigError(f"{key}: {values[key]!r} is none of {shown}")
+    for key in NOT_EMPTY_KEYS:
+        if not values[key].strip():
+            raise ConfigError(f"{key}: must not be empty")
     for key in POSITIVE_KEYS:
         if values[key] <= 0:
             raise ConfigError(f"{key}: must be positive, not {values[key]}")
@@ -383,9 +399,11 @@ def _check_values(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]
 def _read_documents(path: Path, count: int) -> list[dict[str, Any]]:
     """The first ``count`` documents of a YAML file, each a mapping."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        documents = read_yaml_documents(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
+    except AmbiguousYamlError as error:
+        raise ConfigError(f"{path}:{error.line}: {error}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     # A file of comments only has no document, and an empty document is None.

@@ -300,3 +300,23 @@ def test_a_file_that_is_wrong_is_named_to_another_script_too(
     path.write_text(line)
     with pytest.raises(ConfigError, match=re.escape(message)):
         parsed(f"--config_path={path}")
+
+
+@pytest.mark.parametrize("key", ["topic", "group_id", "namespace", "bootstrap_servers"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_name_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: must not be empty$"):
+        load_config([f"--{key}={value}"])
+
+
+def test_another_script_refuses_an_empty_name_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--topic=")
+    assert "argument --topic: must not be empty" in capsys.readouterr().err
+
+
+def test_an_ambiguous_file_is_refused_with_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("topic: one\nbatch_size: 10\ntopic: two\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml:3: topic stands twice$"):
+        load_config([f"--config_path={path}"])

@@ -46,7 +46,7 @@ class DenseCoding:
     Args:
         transform: One of ``DENSE_TRANSFORMS``.
         dictionaries: Minima, maxima and ids of the columns.
-        vocab_size: Rows of the embedding table; ``minmax`` ignores it.
+        vocab_size: Rows of the embedding table; 0 where it is not known, for ``minmax`` only.
 
     Attributes:
         functions: By ``I1..I13``, the column function whose results ``fields`` takes.
@@ -61,6 +61,11 @@ class DenseCoding:
         self._dictionaries = dictionaries
         self.functions = _functions(transform, dictionaries)
         self.end_id = vocab_size - _RESERVED_IDS[transform] * DENSE_SIZE
+        if transform == "minmax" and 0 < vocab_size < dictionaries.vocab_size_needed:
+            raise DictionaryError(
+                f"the dictionaries need {dictionaries.vocab_size_needed} ids, vocab_size is "
+                f"{vocab_size}: give consumer and trainer a larger --vocab_size"
+            )
         if transform != "minmax" and dictionaries.vocab_size_needed > self.end_id:
             raise DictionaryError(
                 f"the dictionaries need {dictionaries.vocab_size_needed} ids; with "

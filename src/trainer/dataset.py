@@ -184,6 +184,7 @@ class StreamingDataset:
                 raise StopIteration
             window = self._receive()
             rows = None if window is None else self._admission.due_rows(window)
+            self._admission.take_stream_back()
             if rows is not None and len(rows):
                 self._cutter.add(rows)
                 idle_since = self.last_row_at = time.monotonic()

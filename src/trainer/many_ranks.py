@@ -219,6 +219,7 @@ def _unpacked_start(fields: dict[str, Any], config: Config) -> tuple[StreamStart
         fields["dictionaries"],
         config.dense_transform,
         with_keys=config.cross_bits > 0,
+        vocab_size=config.vocab_size,
     )
     return start, int(fields["step"])
 

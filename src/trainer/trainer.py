@@ -150,6 +150,7 @@ class Trainer:
             config.dense_transform,
             self._growth,
             config.cross_bits > 0,
+            config.vocab_size,
         )
 
     def make_step(

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -55,6 +56,19 @@ def _stop(server: Any, thread: threading.Thread) -> None:
     thread.join()
 
 
+class _LateGauge:
+    """A gauge without labels that is absent until it is set: 0 would be a wrong value."""
+
+    def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
+        self._make = partial(Gauge, name, text, registry=registry)
+        self._gauge: Gauge | None = None
+
+    def set(self, value: float) -> None:
+        if self._gauge is None:
+            self._gauge = self._make()
+        self._gauge.set(value)
+
+
 class TrainerNumbers:
     """The numbers of a trainer.
 
@@ -66,6 +80,9 @@ class TrainerNumbers:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"online_train_{name}", text, labels, registry=registry)
 
+        def late_gauge(name: str, text: str) -> _LateGauge:
+            return _LateGauge(f"online_train_{name}", text, registry)
+
         def counter(name: str, text: str) -> Counter:
             return Counter(f"online_train_{name}", text, registry=registry)
 
@@ -76,15 +93,15 @@ class TrainerNumbers:
         self._batches = counter("batches", "Batches trained by this process")
         self._step_time = histogram("step_duration_seconds", "Time of a step without waiting")
         self._wait_time = histogram("batch_wait_seconds", "Time spent waiting for a batch")
-        self._step = gauge("step", "Steps since the first start")
+        self._step = late_gauge("step", "Steps since the first start")
         self._loss = gauge("loss", "Mean loss since the last report", "kind")
         self._auc = gauge("auc", "Area under the ROC curve of scores before training", "scope")
         self._log_loss = gauge("log_loss", "Mean cross-entropy in nats before training", "scope")
         self._calibration = gauge("calibration_ratio", "Predicted clicks over clicks", "scope")
         self._oov = gauge("oov_ratio", "Share of rows out of vocabulary", "column")
         self._lag_rows = gauge("lag_rows", "Rows not yet trained on", "partition")
-        self._lag_seconds = gauge("lag_seconds", "Age of the newest row trained on")
-        self._saved_at = gauge("checkpoint_timestamp_seconds", "Time of the last checkpoint")
+        self._lag_seconds = late_gauge("lag_seconds", "Age of the newest row trained on")
+        self._saved_at = late_gauge("checkpoint_timestamp_seconds", "Time of the last checkpoint")
         self._saved_offset = gauge("checkpoint_offset", "Next offset to train", "partition")
 
     def on_step(self, rows: int, step_seconds: float, wait_seconds: float) -> None:

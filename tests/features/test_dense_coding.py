@@ -69,6 +69,12 @@ def test_a_vocabulary_without_room_for_the_transform_is_refused(
         DenseCoding(transform, make_dictionaries(), 38 + reserved)
 
 
+def test_dictionaries_beyond_the_table_are_refused_with_both_numbers() -> None:
+    DenseCoding("minmax", make_dictionaries(), 39)
+    with pytest.raises(DictionaryError, match="need 39 ids, vocab_size is 38: .* --vocab_size"):
+        DenseCoding("minmax", make_dictionaries(), 38)
+
+
 def test_the_fingerprint_tells_transforms_and_vocabulary_sizes_apart() -> None:
     made = make_dictionaries()
     assert DenseCoding("minmax", made, 0).fingerprint == made.fingerprint

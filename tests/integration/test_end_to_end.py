@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kafka import KafkaConsumer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 from mindspore import load_checkpoint
 
 from examples.demo.script import Script
@@ -302,3 +304,28 @@ def test_a_growing_vocabulary_and_crosses_go_on_bit_by_bit_where_a_trainer_has_l
     assert len(whole["vocabulary"]) > 0
     assert np.count_nonzero(whole["cross_weight"]) > 1000
     assert equal_bit_for_bit(whole, resumed)
+
+
+def test_after_a_commit_of_somebody_else_the_trainer_takes_its_stream_back(
+    new_pipeline: NewPipeline, tmp_path: Path
+) -> None:
+    pipeline = new_pipeline(1)
+    (file,) = sample_files(tmp_path, 900, 1)
+    lines = file.read_bytes().splitlines(keepends=True)
+    halves = tmp_path / "first.tsv", tmp_path / "second.tsv"
+    for half, rows in zip(halves, (lines[:450], lines[450:])):
+        half.write_bytes(b"".join(rows))
+    consumer = pipeline.consumer(*BY_TIME)
+    assert_ends(pipeline.producer([halves[0]]))
+    trainer = pipeline.trainer("--max_steps=18", "--save_checkpoint_steps=5")
+    assert wait_until(lambda: len(pipeline.loss_lines) == 9, LONG, 0.05), trainer.log()
+    stranger = KafkaConsumer(bootstrap_servers=pipeline.bootstrap_servers, group_id=pipeline.name)
+    topic = TopicPartition(pipeline.topic, 0)
+    stranger.commit({topic: OffsetAndMetadata(0, "", -1)})
+    stranger.close(autocommit=False)
+    wait_for(consumer, re.compile("trainer session 0: back to 0:0"))
+    assert_ends(pipeline.producer([halves[1]]))
+    assert_ends(trainer)
+    assert_trained_once(pipeline.audit(), 900)
+    assert "only windows of session 0 came, which is not this trainer's" in trainer.log()
+    assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)

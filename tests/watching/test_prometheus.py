@@ -118,6 +118,16 @@ def test_trainer_shows_steps_reports_and_checkpoints_by_their_conventional_names
     assert {name: found.get(name) for name in wanted} == wanted
 
 
+def test_what_is_not_known_yet_is_absent_and_not_0() -> None:
+    registry = CollectorRegistry()
+    numbers = TrainerNumbers(registry)
+    unknown = ("step", "lag_seconds", "checkpoint_timestamp_seconds", "checkpoint_offset 0")
+    assert not {f"online_train_{name}" for name in unknown} & samples(registry).keys()
+    numbers.on_report(report())
+    numbers.on_saved({0: 7})
+    assert {f"online_train_{name}" for name in unknown} <= samples(registry).keys()
+
+
 def test_what_a_report_lacks_is_nan_or_left_out() -> None:
     registry = CollectorRegistry()
     TrainerNumbers(registry).on_report(report(auc=None, lag=None))
