@@ -128,7 +128,7 @@ class Demo:
             "consumer",
             *self._shared("address", "namespace", "dataset_name", "bootstrap_servers"),
             *self._shared("topic", "group_id", "reconnect_seconds"),
-            *self._shared("vocab_size", "dense_transform", "admit_count"),
+            *self._shared("vocab_size", "dense_transform", "admit_count", "cross_bits"),
             *self._dictionaries(),
             f"--num_shards={self._plan.ranks}",
             f"--profile={self._stream.made.profile}",
