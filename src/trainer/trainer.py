@@ -312,17 +312,20 @@ class Trainer:
 
     def _report(self, stream: StreamingDataset, seconds: float) -> None:
         """Logs what was trained."""
-        progress = self.progress
-        logger.info(
-            "trained %d steps, %d rows in %.1f s (%.0f rows/s), "
-            "skipped %d rows, dropped %d stale rows",
-            progress.steps_done,
-            progress.rows_done,
-            seconds,
-            progress.rows_done / seconds,
-            stream.skipped_rows,
-            stream.stale_rows,
-        )
+        log_trained(self.progress, stream, seconds)
+
+
+def log_trained(progress: TrainingProgress, stream: StreamingDataset, seconds: float) -> None:
+    """Logs the steps and rows of a run."""
+    logger.info(
+        "trained %d steps, %d rows in %.1f s (%.0f rows/s), skipped %d rows, dropped %d stale rows",
+        progress.steps_done,
+        progress.rows_done,
+        seconds,
+        progress.rows_done / seconds,
+        stream.skipped_rows,
+        stream.stale_rows,
+    )
 
 
 def _warn_of_commit_ahead(commit: Commit | None, position: Position) -> None:
