@@ -27,7 +27,8 @@ CHECKED_LINES = 1_000  # at a time, so that the check's arrays stay in the proce
 def parse_messages(values: Sequence[bytes | None], value_format: str = "tsv") -> ParsedRows:
     """Turns message values into columns; a bad one is named and the rest are kept.
 
-    Whether a message is a row, and which one, depends on its own bytes alone.
+    Whether a message is a row, and which one, depends on its own bytes alone. One LF or CRLF at its
+    end is the line's end.
 
     Args:
         values: The raw values; None (a Kafka tombstone) is a bad row.
@@ -39,10 +40,21 @@ def parse_messages(values: Sequence[bytes | None], value_format: str = "tsv") ->
     if value_format == "json":
         lines, index = lines_from_json(values, bad)
     table = _read_if_all_good(lines)
+    if table is None and (whole := _without_line_ends(lines)) != lines:
+        lines = whole
+        table = _read_if_all_good(lines)
     if table is None:
         good, index = _keep_rows(lines, index, bad)
         table = read_lines(_joined(good))
     return _to_parsed_rows(table, index, sorted(bad, key=lambda row: row.index))
+
+
+def _without_line_ends(lines: Sequence[bytes | None]) -> list[bytes | None]:
+    """Some producers send the end of the line along; ours does not."""
+    return [
+        line if line is None or not line.endswith(b"\n") else line[:-1].removesuffix(b"\r")
+        for line in lines
+    ]
 
 
 def _joined(lines: Sequence[bytes]) -> bytes:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,14 @@ def test_known_fields_come_back_in_their_columns_whatever_stands_beside_them(
 ) -> None:
     found = outcomes([*before, line_from_fields(fields), *after])
     assert found[len(before)] == expected_row(fields)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_one_line_end_at_the_end_of_a_message_is_no_part_of_its_last_field(end: bytes) -> None:
+    wanted = outcomes([PLAIN, ALL_MISSING])
+    assert outcomes([PLAIN + end, ALL_MISSING + end]) == wanted
+    assert outcomes([PLAIN, ALL_MISSING + end]) == wanted
+    assert outcomes([b"bad" + end, PLAIN + end])[1] == wanted[0]
 
 
 def test_parsed_columns_have_the_documented_types_and_names() -> None:
