@@ -46,9 +46,8 @@ class ReferenceWideDeep:
         self.l2_coef = 0.0 if sparse else l2_coef
         self.activation, self.derivative = ACTIVATIONS[activation]
         self.sparse = sparse
-        self.wide_lr, self.deep_lr, self.table_lr = (
-            *(wide_learning_rate, deep_learning_rate, table_learning_rate),
-        )
+        self.wide_lr, self.deep_lr = wide_learning_rate, deep_learning_rate
+        self.table_lr = table_learning_rate
         self.table_optimizer = table_optimizer
         self.layers = sum(name.startswith("deep.") for name in parameters) // 2
         self.t = 0
