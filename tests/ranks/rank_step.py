@@ -20,7 +20,8 @@ from src.ranks.train_step import RankStepWithCrosses, RankTrainStep
 TINY = dataclasses.replace(
     DOCUMENTED_CONFIG, vocab_size=70_000, emb_dim=4, deep_layer_dim=(16, 8), batch_size=24
 )
-KINDS = ("dense", "sparse", "crossed")
+KINDS = ("dense", "crossed")
+"""Every row is updated; or touched rows are, with a learner of crosses beside the net."""
 
 
 def train_kind(kind: str, steps: int, global_batch: int, ranks: Ranks) -> dict[str, Array]:

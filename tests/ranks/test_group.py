@@ -58,7 +58,7 @@ def launch(folder: Path, launcher: str, size: int, steps: int = STEPS) -> Path:
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Array]]:
-    """What one rank makes of the whole batches, by "dense" and "sparse"."""
+    """What one rank makes of the whole batches, by "dense" and "crossed"."""
     trained = trained_in(launch(tmp_path_factory.mktemp("alone"), "network", 1), 1)
     return {kind: ranks[0] for kind, ranks in trained.items()}
 
@@ -76,7 +76,7 @@ def launched(
 
 
 def trained_in(folder: Path, size: int) -> dict[str, list[dict[str, Array]]]:
-    """What each rank has after training, by "dense" and "sparse"."""
+    """What each rank has after training, by "dense" and "crossed"."""
     return {
         kind: [dict(np.load(folder / f"{kind}_{rank}.npz")) for rank in range(size)]
         for kind in KINDS
