@@ -33,7 +33,9 @@ INITIALIZERS = (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What shapes the model; every value comes from the configuration file, so none has a default.
+    """What shapes the model; the trainer takes every value from the configuration file.
+
+    Only what a plain Wide & Deep lacks has a default: pairs in the deep part, and crosses.
 
     Attributes:
         batch_size: rows per step, b.
