@@ -7,9 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from src.cluster.topic import TopicError, ensure_topic
 from src.config import add_shared_flags
 from src.process.logs import configure_logging
-from src.stream.topic import TopicError, ensure_topic
 
 logger = logging.getLogger("kafka_client")
 

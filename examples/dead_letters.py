@@ -26,10 +26,10 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.cluster.broker import SourceError
 from src.config import add_shared_flags
 from src.process.logs import configure_logging
 from src.rows.criteo import VALUE_FORMATS
-from src.stream.broker import SourceError
 from src.stream.dead_letters import DeadLetter, read_dead_letters, time_text
 from src.stream.replay import Correction, replay
 

@@ -22,13 +22,13 @@ import mindspore as ms
 
 from examples.evaluation.evaluation import describe, evaluate
 from examples.evaluation.scorer import EvaluationError, load_scorer
+from src.checkpoints.checkpoint import CheckpointError
 from src.config import load_config
 from src.dictionaries.dictionaries import load_dictionaries
 from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.logs import configure_logging
 from src.rows.row_file import RowFileError
-from src.trainer.checkpoint import CheckpointError
 
 logger = logging.getLogger("evaluate")
 

@@ -19,6 +19,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.checkpoints.checkpoint import CheckpointError, newest_unit, read_unit, read_vocabulary
 from src.config import load_config
 from src.dictionaries.dictionaries import load_ids
 from src.dictionaries.errors import DictionaryError, VocabularyError
@@ -26,7 +27,6 @@ from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.files import atomic_write_bytes
 from src.process.logs import configure_logging
-from src.trainer.checkpoint import CheckpointError, newest_unit, read_unit, read_vocabulary
 
 logger = logging.getLogger("export_vocabulary")
 

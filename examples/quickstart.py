@@ -34,11 +34,11 @@ from examples.demo.rows import DATA_HISTORY_ROWS, SAMPLE_HISTORY_ROWS, SAMPLE_ST
 from examples.demo.run import Demo, Interrupted
 from examples.dictionaries.criteo_file import DataError
 from examples.services.common import ROOT, ServiceError
+from src.cluster.topic import TopicError
 from src.config import ConfigError, load_config
 from src.dictionaries.errors import DictionaryError
 from src.process.logs import configure_logging
 from src.process.stop import StopFlag, stop_on_signals
-from src.stream.topic import TopicError
 
 logger = logging.getLogger("quickstart")
 

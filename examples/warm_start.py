@@ -26,6 +26,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 import mindspore as ms
 from tqdm import tqdm
 
+from src.checkpoints.checkpoint import CheckpointError, CheckpointStore, Unit
 from src.config import Config, ConfigError, load_config
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.dictionaries.errors import DictionaryError, VocabularyError
@@ -40,7 +41,6 @@ from src.process.exit_handlers import keep_modules_until_exit
 from src.process.logs import configure_logging
 from src.rows.row_file import RowFileError
 from src.stream.position import Position
-from src.trainer.checkpoint import CheckpointError, CheckpointStore, Unit
 from src.trainer.trainer import growth_of
 
 logger = logging.getLogger("warm_start")

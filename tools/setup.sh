@@ -13,7 +13,7 @@ readonly STAMPS=build/stamps
 readonly NATIVE_SOURCE=src/model/native/learn_crosses.cc
 readonly NATIVE_LIBRARY=build/native/liblearn_crosses.so
 readonly NO_PYTHON="no Python 3.9 to be had (on PATH, under pyenv or through uv): install it and run again"
-readonly REQUIREMENTS=(requirements.txt requirements-dev.txt)
+readonly REQUIREMENTS=(requirements.txt requirements-serve.txt requirements-dev.txt)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }

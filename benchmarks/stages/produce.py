@@ -24,10 +24,10 @@ from benchmarks.inputs import PARTITIONS, row_files
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.timing import alternate, medians
+from src.cluster.topic import ensure_topic
 from src.rows.criteo import ParsedRows
 from src.rows.parsing import parse_messages
 from src.stream.produce import ProduceOptions, send_file
-from src.stream.topic import ensure_topic
 
 Produce = Callable[[Path, int, str, str], tuple[float, float]]
 """(file, partition, brokers, topic) → (begin, last acknowledgement), monotonic s."""

@@ -21,9 +21,9 @@ from examples.demo.rows import Stream
 from examples.demo.script import Script
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
+from src.cluster.topic import ensure_topic
 from src.process.ports import free_port, listening_ports
 from src.process.stop import StopFlag
-from src.stream.topic import ensure_topic
 
 logger = logging.getLogger("quickstart")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import mindspore as ms
 
+from src.checkpoints.checkpoint import VOCABULARY, Unit, newest_unit, read_unit
 from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.feature_builder import FeatureBuilder
@@ -21,7 +22,6 @@ from src.model.wide_and_deep import PredictWithSigmoid, WideDeepModel
 from src.process.arrays import Array
 from src.rows.criteo import FIELD_SIZE, ParsedRows
 from src.rows.row_file import BLOCK_ROWS
-from src.trainer.checkpoint import VOCABULARY, Unit, newest_unit, read_unit
 
 logger = logging.getLogger("evaluate")
 

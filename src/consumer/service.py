@@ -15,6 +15,7 @@ from src.channel.attaching import PacedLog, open_channel
 from src.channel.closing_rule import ClosingRule
 from src.channel.engine import ChannelError, finalize
 from src.channel.sender import WindowSender
+from src.cluster.broker import SourceError
 from src.consumer.bad_row_keeper import BadRowKeeper
 from src.consumer.consume import consume
 from src.consumer.counts import ConsumerCounts
@@ -23,7 +24,6 @@ from src.consumer.window_assembler import WindowAssembler
 from src.process.garbage import collected_rarely
 from src.process.stop import StopFlag
 from src.stream.bad_rows import BadRowGuard, BrokenFeedError
-from src.stream.broker import SourceError
 from src.stream.dead_letters import DeadLetterWriter, WritingStopped
 from src.stream.row_source import RowSource
 from src.watching.prometheus import ConsumerNumbers, MetricsServerError, serving

@@ -31,9 +31,9 @@ from kafka.errors import (
     RecordListTooLargeError,
 )
 
-from src.stream.broker import SourceError
+from src.cluster.broker import SourceError
+from src.cluster.topic import TopicError, ensure_topic
 from src.stream.partition_reader import open_reader, records_between
-from src.stream.topic import TopicError, ensure_topic
 
 logger = logging.getLogger(__name__)
 

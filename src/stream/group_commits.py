@@ -9,7 +9,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from src.stream.broker import REQUEST_MS, BrokerConnection
+from src.cluster.broker import REQUEST_MS, BrokerConnection
 from src.stream.offsets import TopicOffsets
 from src.stream.position import Commit
 

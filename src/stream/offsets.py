@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Callable
 
-from src.stream.broker import REQUEST_MS, BrokerConnection, SourceError
+from src.cluster.broker import REQUEST_MS, BrokerConnection, SourceError
 
 
 class TopicOffsets:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
+from src.cluster.broker import SourceError
 from src.rows.parsing import parse_messages
-from src.stream.broker import SourceError
 from src.stream.dead_letters import (
     REPLAYED,
     REPLAYING,

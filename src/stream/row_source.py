@@ -17,8 +17,8 @@ from typing import Any, Callable
 import numpy as np
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
+from src.cluster.broker import QUICK_REQUEST_MS, RETRY_SECONDS, BrokerConnection, SourceError
 from src.process.arrays import Array
-from src.stream.broker import QUICK_REQUEST_MS, RETRY_SECONDS, BrokerConnection, SourceError
 from src.stream.group_commits import GroupCommits
 from src.stream.offsets import TopicOffsets
 from src.stream.position import Commit, PartitionLag, Position

@@ -15,11 +15,11 @@ import mindspore as ms
 import numpy as np
 from mindspore.train import CheckpointConfig, ModelCheckpoint
 
+from src.checkpoints.checkpoint import CheckpointStore
 from src.dictionaries.vocabulary import Change
 from src.process.stop import StopFlag
 from src.stream.position import Position
 from src.trainer.audit_trail import audit_line
-from src.trainer.checkpoint import CheckpointStore
 from src.trainer.dataset import BatchRecord
 from src.watching.line_file import LineFile
 

@@ -17,6 +17,7 @@ import mindspore as ms
 
 from src.channel.attaching import PacedLog
 from src.channel.receiver import WindowReceiver
+from src.checkpoints.checkpoint import CheckpointStore
 from src.config import Config
 from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig
@@ -32,7 +33,6 @@ from src.ranks.train_step import RankStepWithCrosses, RankTrainStep
 from src.stream.position import Position
 from src.trainer.admission import StreamStart
 from src.trainer.callbacks import LedgerCallBack, TrainingProgress
-from src.trainer.checkpoint import CheckpointStore
 from src.trainer.consumer_link import ConsumerLink, TrainError
 from src.trainer.dataset import StreamingDataset
 from src.trainer.service import TrainFunction, run_to_the_end, set_up_mindspore

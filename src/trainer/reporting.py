@@ -15,12 +15,12 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
+from src.checkpoints.checkpoint import Unit
 from src.dictionaries.oov import count_oov
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE
 from src.stream.position import Position
 from src.trainer.callbacks import TrainingProgress
-from src.trainer.checkpoint import Unit
 from src.watching.json_lines import JsonLines
 from src.watching.metrics import ProgressiveMetrics, Scores, decode_state, encode_state
 from src.watching.prometheus import TrainerNumbers

@@ -9,16 +9,16 @@ from mindspore import context
 from mindspore.dataset import config as dataset_config
 
 from src.channel.engine import ChannelError
+from src.checkpoints.checkpoint import CheckpointError
+from src.cluster.broker import SourceError
 from src.config import Config
 from src.model.device import choose_device
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.stop import StopFlag
 from src.ranks.placement import RankError
-from src.stream.broker import SourceError
 from src.stream.position import GapError
 from src.trainer.admission import DatasetError
 from src.trainer.callbacks import NonFiniteLoss
-from src.trainer.checkpoint import CheckpointError
 from src.trainer.consumer_link import TrainError
 from src.trainer.trainer import Trainer
 from src.watching.line_file import OutputError

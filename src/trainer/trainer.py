@@ -20,6 +20,7 @@ import mindspore as ms
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from src.channel.engine import finalize
+from src.checkpoints.checkpoint import CheckpointStore, Unit, read_unit, read_vocabulary
 from src.config import Config
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings
@@ -40,7 +41,6 @@ from src.trainer.callbacks import (
     TrainingProgress,
     TrainingStopped,
 )
-from src.trainer.checkpoint import CheckpointStore, Unit, read_unit, read_vocabulary
 from src.trainer.consumer_link import ConsumerLink, TrainError
 from src.trainer.dataset import StreamingDataset
 from src.trainer.reporting import LagProbe, MetricsCallBack, StepTimer, restored_metrics

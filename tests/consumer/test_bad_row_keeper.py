@@ -8,13 +8,13 @@ from typing import cast
 
 import pytest
 
+from src.cluster.broker import SourceError
 from src.consumer.bad_row_keeper import BadRowKeeper
 from src.consumer.counts import ConsumerCounts
 from src.consumer.window_assembler import WindowAssembler
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.stream.bad_rows import BadRowGuard, BrokenFeedError
-from src.stream.broker import SourceError
 from src.stream.dead_letters import DeadLetter
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource

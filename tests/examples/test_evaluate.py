@@ -22,6 +22,7 @@ from examples.evaluation import scorer as scorer_module
 from examples.evaluation.evaluation import describe
 from examples.evaluation.scorer import EvaluationError, load_scorer
 from examples.sample.rows import write_sample
+from src.checkpoints.checkpoint import CheckpointStore, Unit
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.features.feature_builder import FeatureBuilder
 from src.model.train_step import TrainStepWrap
@@ -29,7 +30,6 @@ from src.rows import row_file
 from src.rows.criteo import CATEGORICAL_COLUMNS
 from src.rows.parsing import parse_messages
 from src.stream.position import Position
-from src.trainer.checkpoint import CheckpointStore, Unit
 
 ROWS = 304  # a multiple of 16, see BLOCK_ROWS
 CONFIG = dataclasses.replace(

@@ -15,12 +15,12 @@ from examples.dictionaries.processing import Processed, process
 from examples.evaluation import evaluation
 from examples.evaluation.scorer import load_scorer
 from examples.sample.rows import write_sample
+from src.checkpoints.checkpoint import Unit, read_unit, read_vocabulary
 from src.dictionaries.dictionaries import load_dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.column_functions import BUCKETS
 from src.rows.criteo import CATEGORICAL_COLUMNS, FIELD_SIZE
 from src.rows.row_file import parsed_blocks
-from src.trainer.checkpoint import Unit, read_unit, read_vocabulary
 
 ROWS = 330
 BATCH = 50

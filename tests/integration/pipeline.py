@@ -21,9 +21,9 @@ from examples.demo.script import Script
 from examples.dictionaries.processing import process
 from examples.sample.rows import write_sample
 from examples.services.common import HOST, wait_until
+from src.cluster.topic import ensure_topic
 from src.process.ports import free_port
 from src.rows.criteo import DENSE_SIZE
-from src.stream.topic import ensure_topic
 
 BATCH_SIZE = 50
 VOCAB_SIZE = 2000

@@ -15,6 +15,8 @@ import pytest
 import consumer
 from examples.dead_letters import main
 from examples.services.kafka_service import KafkaService
+from src.cluster.broker import SourceError
+from src.cluster.topic import ensure_topic
 from src.consumer import service as consumer_service
 from src.consumer.bad_row_keeper import BadRowKeeper
 from src.consumer.counts import ConsumerCounts
@@ -23,7 +25,6 @@ from src.process.ports import free_port
 from src.process.stop import StopFlag
 from src.stream import partition_reader
 from src.stream.bad_rows import BadRowGuard
-from src.stream.broker import SourceError
 from src.stream.dead_letters import (
     DeadLetter,
     DeadLetterWriter,
@@ -32,7 +33,6 @@ from src.stream.dead_letters import (
     read_dead_letters,
 )
 from src.stream.position import Position
-from src.stream.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 from tests.integration.dead_letter_topics import (
     GOOD,

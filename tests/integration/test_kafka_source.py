@@ -11,11 +11,11 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from examples.services.kafka_service import KafkaService
+from src.cluster.broker import SourceError
+from src.cluster.topic import ensure_topic
 from src.process.ports import free_port
-from src.stream.broker import SourceError
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource
-from src.stream.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 
 PATIENCE = 60.0

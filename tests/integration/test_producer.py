@@ -18,9 +18,9 @@ from kafka import KafkaConsumer, TopicPartition
 from examples.demo.script import Script
 from examples.services.common import wait_until
 from examples.services.kafka_service import KafkaService
+from src.cluster.topic import ensure_topic
 from src.process.ports import free_port
 from src.rows.criteo import COLUMNS
-from src.stream.topic import ensure_topic
 from tests.integration.conftest import TopicFactory
 from tests.integration.pipeline import assert_ends, assert_nothing_left, assert_stops, sample_files
 

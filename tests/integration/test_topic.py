@@ -10,8 +10,8 @@ from kafka import KafkaConsumer
 
 import kafka_client
 from examples.services.kafka_service import KafkaService
+from src.cluster.topic import TopicError, ensure_topic
 from src.process.ports import free_port
-from src.stream.topic import TopicError, ensure_topic
 
 
 def partitions(service: KafkaService, topic: str) -> int:

@@ -1,18 +1,5 @@
-"""A broker in memory takes the place of Kafka."""
+"""The fixtures of this folder's tests."""
 
-from __future__ import annotations
+from tests.stream.memory_broker_fixture import memory_broker
 
-import pytest
-
-from src.stream import broker as broker_module
-from tests.stream.memory_broker import Broker, MemoryConsumer
-
-
-@pytest.fixture
-def memory_broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
-    made = Broker()
-    monkeypatch.setattr(MemoryConsumer, "broker", made, raising=False)
-    monkeypatch.setattr(broker_module, "KafkaConsumer", MemoryConsumer)
-    monkeypatch.setattr(broker_module, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(broker_module, "PROBE_SECONDS", 0.01)
-    return made
+__all__ = ["memory_broker"]

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
+from src.cluster.broker import SourceError
+from src.cluster.topic import TopicError
 from src.stream import dead_letters
-from src.stream.broker import SourceError
 from src.stream.dead_letters import (
     DeadLetter,
     DeadLetters,
@@ -22,7 +23,6 @@ from src.stream.dead_letters import (
     Message,
     WritingStopped,
 )
-from src.stream.topic import TopicError
 
 Record = namedtuple("Record", "key value headers")
 MOMENT = datetime(2026, 11, 24, 10, 0, 0, 250_000, timezone.utc)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.stream.broker import SourceError
+from src.cluster.broker import SourceError
 from src.stream.position import Position
 from tests.stream.memory_broker import Broker, source
 

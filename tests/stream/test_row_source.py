@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from src.cluster.broker import SourceError
 from src.stream import row_source
-from src.stream.broker import SourceError
 from src.stream.position import Position
 from src.stream.row_source import RowSource
 from tests.stream.memory_broker import Broker, source

@@ -18,6 +18,7 @@ from mindspore.dataset import GeneratorDataset
 from mindspore.train import CheckpointConfig
 from mindspore_rec import RecModel
 
+from src.checkpoints.checkpoint import CheckpointError, CheckpointStore, Unit
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings
 from src.process.stop import StopFlag
@@ -33,7 +34,6 @@ from src.trainer.callbacks import (
     TrainingStopped,
     loss_line,
 )
-from src.trainer.checkpoint import CheckpointError, CheckpointStore, Unit
 from src.trainer.dataset import BatchRecord
 from src.watching.line_file import OutputError
 
@@ -271,7 +271,7 @@ def test_failed_save_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.trainer.checkpoint.ms.save_checkpoint", fail)
+    monkeypatch.setattr("src.checkpoints.checkpoint.ms.save_checkpoint", fail)
     with pytest.raises(CheckpointError):
         finish_step(progress, callback)
     monkeypatch.undo()

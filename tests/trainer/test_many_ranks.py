@@ -12,12 +12,12 @@ import pytest
 from mindspore import nn
 from mindspore.train import CheckpointConfig
 
+from src.checkpoints.checkpoint import CheckpointError
 from src.config import load_config
 from src.process.stop import StopFlag
 from src.ranks.placement import RankError
 from src.stream.position import Position
 from src.trainer.callbacks import StreamCheckpoint, TrainingProgress
-from src.trainer.checkpoint import CheckpointError
 from src.trainer.many_ranks import RankTrainer
 from tests.ranks.thread_ranks import ThreadRanks, together
 

@@ -21,6 +21,7 @@ from mindspore_rec import RecModel
 from sklearn.metrics import log_loss, roc_auc_score
 
 from examples.demo.run import SCORED
+from src.checkpoints.checkpoint import CheckpointStore, Unit
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.stream.position import Position
@@ -32,7 +33,6 @@ from src.trainer.callbacks import (
     TrainingProgress,
     TrainingStopped,
 )
-from src.trainer.checkpoint import CheckpointStore, Unit
 from src.trainer.dataset import BatchRecord
 from src.trainer.reporting import (
     ASK_AGAIN_SECONDS,

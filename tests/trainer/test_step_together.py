@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from src.checkpoints.checkpoint import CheckpointError
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.ranks.placement import RankError
 from src.ranks.rounds import Lockstep, SharedSession
 from src.stream.position import Position, RowRange
 from src.trainer.callbacks import TrainingProgress, TrainingStopped
-from src.trainer.checkpoint import CheckpointError
 from src.trainer.dataset import BatchRecord
 from src.trainer.step_together import StepTogether, merged, packed
 from tests.ranks.thread_ranks import ThreadRanks, together

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from online_train import train
 from src.channel.window import Provenance, make_window
+from src.checkpoints.checkpoint import CheckpointError, CheckpointStore
 from src.config import load_config
 from src.process.arrays import Array
 from src.process.stop import StopFlag
@@ -24,7 +25,6 @@ from src.stream.position import Commit, Position
 from src.trainer import consumer_link
 from src.trainer import trainer as trainer_module
 from src.trainer.callbacks import LedgerCallBack
-from src.trainer.checkpoint import CheckpointError, CheckpointStore
 from src.trainer.reporting import restored_metrics
 from src.trainer.service import set_up_mindspore
 from src.trainer.trainer import Trainer

@@ -7,7 +7,7 @@ import time
 import pytest
 from kafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
-from src.stream.broker import SourceError
+from src.cluster.broker import SourceError
 from src.stream.position import Position
 from src.stream.row_source import RowSource
 from tests.stream.memory_broker import Broker, source
@@ -31,7 +31,7 @@ def test_a_request_is_repeated_until_the_broker_is_back(
     rows = source(reconnect_seconds=60)
     memory_broker.away = True
     monkeypatch.setattr(
-        "src.stream.broker.time.sleep",
+        "src.cluster.broker.time.sleep",
         lambda seconds: setattr(memory_broker, "away", False),
     )
     assert rows.resolve_start("latest") == Position({0: 6, 1: 3})
