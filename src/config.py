@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 import yaml
 
+from src.config_values import converted, expected, flag_type
 from src.process.strict_yaml import AmbiguousYamlError, read_yaml_documents
 
 DEFAULT_CONFIG_PATH = Path(__file__).resolve().parent.parent / "default_config.yaml"
@@ -189,7 +189,7 @@ def add_shared_flags(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(
             f"--{name}",
-            type=_flag_type(KEY_TYPES[name], name in NOT_EMPTY_KEYS),
+            type=flag_type(KEY_TYPES[name], name in NOT_EMPTY_KEYS),
             default=defaults.values[name],
             choices=defaults.choices.get(name),
             help=defaults.help[name].replace("%", "%%"),
@@ -252,7 +252,7 @@ def make_parser(defaults: Defaults) -> argparse.ArgumentParser:
         if key in GROUPS:
             group = parser.add_argument_group(GROUPS[key])
         text = f"{defaults.help[key]} (default: {_shown(defaults.values[key])})"
-        options: dict[str, Any] = {"type": _flag_type(kind), "help": text.replace("%", "%%")}
+        options: dict[str, Any] = {"type": flag_type(kind), "help": text.replace("%", "%%")}
         if key in defaults.choices:
             options["choices"] = defaults.choices[key]
         if kind == "bool":
@@ -271,88 +271,15 @@ def _parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
     return vars(flags)
 
 
-def _flag_type(kind: str, not_empty: bool = False) -> Any:
-    def convert(text: str) -> Any:
-        if not_empty and not text.strip():
-            raise argparse.ArgumentTypeError("must not be empty")
-        try:
-            return _convert(text, kind)
-        except (TypeError, ValueError):
-            raise argparse.ArgumentTypeError(_expected(kind, text)) from None
-
-    return convert
-
-
 def _typed_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The values of a file as the types of their keys."""
     typed = {}
     for key, value in values.items():
         try:
-            typed[key] = _convert(value, KEY_TYPES[key])
+            typed[key] = converted(value, KEY_TYPES[key])
         except (OverflowError, TypeError, ValueError):
-            raise ConfigError(f"{where}: {key}: {_expected(KEY_TYPES[key], value)}") from None
+            raise ConfigError(f"{where}: {key}: {expected(KEY_TYPES[key], value)}") from None
     return typed
-
-
-def _convert(value: Any, kind: str) -> Any:
-    """The value as a type; text is also read as a number, as YAML reads 8e-5 as text."""
-    if kind == "str":
-        return _as_str(value)
-    if kind == "bool":
-        return _as_bool(value)
-    if kind == "int":
-        return _as_int(value)
-    if kind == "float":
-        return _as_float(value)
-    return _as_widths(value)
-
-
-def _expected(kind: str, value: Any) -> str:
-    known = {
-        "str": "text",
-        "bool": "True or False",
-        "int": "a whole number",
-        "float": "a number",
-    }
-    return f"expected {known.get(kind, 'a list of positive whole numbers')}, not {value!r}"
-
-
-def _as_str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return value
-
-
-def _as_float(value: Any) -> float:
-    number = float(value)
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _as_widths(value: Any) -> tuple[int, ...]:
-    parts = value.strip("[] ").split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)):
-        raise ValueError
-    numbers = tuple(_as_int(part) for part in parts)
-    if not numbers or min(numbers) <= 0:
-        raise ValueError
-    return numbers
-
-
-def _as_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    known = {"true": True, "false": False}
-    if isinstance(value, str) and value.lower() in known:
-        return known[value.lower()]
-    raise ValueError
-
-
-def _as_int(value: Any) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError
-    return int(value)
 
 
 def _check_keys(values: Mapping[str, Any], where: str) -> None:
