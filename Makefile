@@ -9,7 +9,7 @@ SOURCES = $(wildcard *.py src examples tests benchmarks tools)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit test-crashes test-soak test-ranks demo-ranks lint flags services-up services-down bench bench-scale bench-scale-ranks bench-learning lock clean
+.PHONY: help setup demo test test-unit test-crashes test-clusters test-soak test-ranks demo-ranks lint flags services-up services-down bench bench-scale bench-scale-ranks bench-learning lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -32,6 +32,9 @@ test-unit: setup ## the tests that need no services
 
 test-crashes: setup ## kill every part again and again; prints a table
 	@python -m pytest -m crashes tests/integration/test_crashes.py $(PYTEST_ARGS)
+
+test-clusters: setup ## three brokers, transactions, large checkpoints: under ten minutes
+	@python -m pytest -m clusters $(PYTEST_ARGS)
 
 test-soak: setup ## half an hour at the highest rate: memory stays flat, files stay bounded
 	@python -m pytest -s -m soak tests/integration/test_soak.py $(PYTEST_ARGS)
