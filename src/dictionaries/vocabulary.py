@@ -124,7 +124,7 @@ class Vocabulary:
         Returns:
             (ids, oov) with the ids of the values that have one.
         """
-        cells = _Cells(oov, values)
+        cells = UnknownCells(oov, values)
         return cells.put(ids, oov, self._slots(cells.keys), self.free_ids[0])
 
     def plan(self, ids: Array, oov: Array, values: Array) -> tuple[Array, Array, Change]:
@@ -133,7 +133,7 @@ class Vocabulary:
         Returns:
             (ids, oov) as ``look_up`` returns them after the change, and the change.
         """
-        cells = _Cells(oov, values)
+        cells = UnknownCells(oov, values)
         slots = self._slots(cells.keys)
         unknown = np.flatnonzero((slots < 0) & cells.learnable)
         seen = self._sketch.count(cells.keys[unknown]) + cells.times[unknown]
@@ -256,8 +256,16 @@ class Vocabulary:
         return made
 
 
-class _Cells:
-    """The distinct values of a batch that are out of vocabulary, in the order of their keys."""
+class UnknownCells:
+    """The distinct values of a batch that are out of vocabulary, in the order of their keys.
+
+    Args:
+        oov: uint32[rows], see ``oov.oov_bits``.
+        values: S[rows, 26], the values out of vocabulary.
+
+    Attributes:
+        keys: uint64[k], their keys.
+    """
 
     def __init__(self, oov: Array, values: Array) -> None:
         self.row, self.column = np.nonzero(oov_cells(oov))

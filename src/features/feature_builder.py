@@ -2,122 +2,40 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import mindpandas
-import numpy as np
 import pandas as pd
 from mindpandas import config as mindpandas_config
 
 from src.dictionaries.dictionaries import Dictionaries
-from src.dictionaries.oov import UnknownValues, oov_bits, oov_cells, unknown_values_of_column
-from src.features.column_functions import ColumnFunction, ids_of_codes, look_up_values
-from src.features.dense_coding import DENSE_TRANSFORMS, DenseCoding
-from src.features.field_keys import field_keys
+from src.features.column_functions import ColumnFunction
+from src.features.row_coder import FIELD_NAMES, RowCoder, field_columns
 from src.process.arrays import Array
-from src.rows.criteo import (
-    CATEGORICAL_COLUMNS,
-    DENSE_COLUMNS,
-    DENSE_SIZE,
-    FIELD_SIZE,
-    ParsedRows,
-)
+from src.rows.criteo import FIELD_SIZE, ParsedRows
 
-_FIELD_NAMES = pd.Index([*DENSE_COLUMNS, *CATEGORICAL_COLUMNS])
+_FIELD_NAMES = pd.Index(FIELD_NAMES)
 
 
-class FeatureBuilder:
-    """Turns parsed rows into ids and weights through MindPandas.
-
-    Args:
-        dictionaries: Bounds and ids.
-        dense_transform: How dense columns become ids and weights, see ``DenseCoding``.
-        vocab_size: Rows of the embedding table. Needed for transforms other than ``minmax``, and
-            where the values out of vocabulary are wanted.
-
-    Raises:
-        DictionaryError: The vocabulary is too small for the transform.
-    """
+class FeatureBuilder(RowCoder):
+    """Turns parsed rows into ids and weights through MindPandas; arguments as for ``RowCoder``."""
 
     def __init__(
         self, dictionaries: Dictionaries, dense_transform: str = "minmax", vocab_size: int = 0
     ) -> None:
-        self._dense = DenseCoding(dense_transform, dictionaries, vocab_size)
-        self._dictionaries = dictionaries
-        self._oov_ids = dictionaries.oov_ids
-        self.free_ids = (dictionaries.vocab_size_needed, self._dense.end_id)
-        self.fingerprint = self._dense.fingerprint
-        self.dense_transform = DENSE_TRANSFORMS.index(dense_transform)
+        super().__init__(dictionaries, dense_transform, vocab_size)
         # The default of 16 × 16 partitions makes windows of some thousand rows many times slower.
         mindpandas_config.set_partition_shape((1, 1))
 
-    def build(self, rows: ParsedRows) -> tuple[Array, Array]:
-        """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows."""
-        functions = self._functions(rows)
+    def applied(self, rows: ParsedRows, functions: dict[str, ColumnFunction]) -> Array:
+        """The columns after their functions, float64[rows, 39]."""
 
         def code(column: pd.Series) -> Array:
             return functions[column.name](column.to_numpy())
 
         # One frame for all columns, as each ``apply`` starts threads of its own. With "broadcast"
         # pandas writes the results into one array: building a frame of 39 results takes longer.
-        columns = mindpandas.DataFrame(_field_columns(rows))
-        coded = columns.apply(code, axis=0, result_type="broadcast").to_numpy()
-        coded = coded.reshape(-1, FIELD_SIZE)  # MindPandas turns a frame of one row into a series
-        dense_ids, dense_weights = self._dense.fields(coded[:, :DENSE_SIZE])
-        return assemble(dense_weights, coded[:, DENSE_SIZE:], dense_ids)
-
-    def oov(self, ids: Array) -> Array:
-        """Which categorical fields of rows built here are out of vocabulary, uint32[rows]."""
-        return oov_bits(ids, self._oov_ids)
-
-    def unknown(self, rows: ParsedRows, ids: Array) -> UnknownValues:
-        """The values that are out of vocabulary, of rows whose ids were built here."""
-        is_unknown = oov_cells(self.oov(ids))
-        columns = [
-            unknown_values_of_column(codes, values, is_unknown[:, place])
-            for place, (codes, values) in enumerate(zip(rows.codes.T, rows.values))
-        ]
-        widest = max(column.dtype.itemsize for column in columns)
-        # Few different widths, as a trainer joins rows of several windows.
-        values = np.empty(ids.shape[:1] + (len(columns),), dtype=f"S{-(-widest // 8) * 8}")
-        for place, column in enumerate(columns):
-            values[:, place] = column
-        return UnknownValues(values, self.free_ids)
-
-    def keys(self, rows: ParsedRows) -> Array:
-        """The keys of the fields of rows, int32[rows, 39], see ``field_keys``."""
-        return field_keys(rows)
-
-    def _functions(self, rows: ParsedRows) -> dict[str, ColumnFunction]:
-        """The function of each column of these rows, by ``I1..I13`` and ``C1..C26``."""
-        ids_by_column = zip(CATEGORICAL_COLUMNS, look_up_values(rows.values, self._dictionaries))
-        look_ups = {column: partial(ids_of_codes, ids=ids) for column, ids in ids_by_column}
-        return {**self._dense.functions, **look_ups}
-
-
-def _field_columns(rows: ParsedRows) -> pd.DataFrame:
-    """DataFrame[rows, 39] of float64: the dense values, then the categorical codes."""
-    fields = np.empty((len(rows.numbers), FIELD_SIZE), dtype=np.float64, order="F")
-    fields[:, :DENSE_SIZE] = rows.numbers
-    fields[:, DENSE_SIZE:] = rows.codes
-    return pd.DataFrame(fields, columns=_FIELD_NAMES, copy=False)
-
-
-def assemble(dense_weights: Array, categorical_ids: Array, dense_ids: Array) -> tuple[Array, Array]:
-    """Joins dense and categorical fields.
-
-    Args:
-        dense_weights: float32[rows, 13], or the same numbers as float64.
-        categorical_ids: int32[rows, 26], or the same numbers as float64.
-        dense_ids: int32[13] or int32[rows, 13].
-
-    Returns:
-        (id int32[rows, 39], weight float32[rows, 39]); a categorical field has weight 1.
-    """
-    rows = len(dense_weights)
-    ids = np.empty((rows, FIELD_SIZE), dtype=np.int32)
-    ids[:, :DENSE_SIZE] = dense_ids
-    ids[:, DENSE_SIZE:] = categorical_ids
-    weights = np.ones((rows, FIELD_SIZE), dtype=np.float32)
-    weights[:, :DENSE_SIZE] = dense_weights
-    return ids, weights
+        frame = pd.DataFrame(field_columns(rows), columns=_FIELD_NAMES, copy=False)
+        columns = mindpandas.DataFrame(frame)
+        applied = columns.apply(code, axis=0, result_type="broadcast")
+        # MindPandas turns a frame of one row into a series.
+        coded: Array = applied.to_numpy().reshape(-1, FIELD_SIZE)
+        return coded

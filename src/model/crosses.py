@@ -9,7 +9,6 @@ Shapes are those of ``wide_and_deep.py``; p is the number of pairs, 741 for 39 f
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
 
 import mindspore as ms
@@ -18,33 +17,14 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.ops import CustomRegOp, DataType
 
+from src.features.field_pairs import pairs_of_fields
 from src.model.model_config import ModelConfig
 from src.model.train_step import TrainStepWrap
 from src.model.wide_and_deep import WideDeepModel
-from src.rows.criteo import CATEGORICAL_COLUMNS, DENSE_COLUMNS
 
 CROSS_BETA = 0.3  # FTRL's β: the smaller, the larger the first step of a pair
-FIELDS = (*DENSE_COLUMNS, *CATEGORICAL_COLUMNS)
 NATIVE_LIBRARY = Path(__file__).resolve().parents[2] / "build" / "native" / "liblearn_crosses.so"
 LABEL = 3  # the input of the native kernel whose shape and type are those of its output
-
-
-def pairs_of_fields(cross_fields: str) -> list[tuple[int, int]]:
-    """The pairs to learn, as places of fields.
-
-    Args:
-        cross_fields: Names of fields, such as "I1,C3,C14"; empty for all.
-
-    Raises:
-        ValueError: A name is unknown or stands twice, or there is only one.
-    """
-    names = [name.strip() for name in cross_fields.split(",")] if cross_fields.strip() else FIELDS
-    for name in names:
-        if name not in FIELDS:
-            raise ValueError(f"cross_fields: {name!r} is none of I1..I13, C1..C26")
-    if len(set(names)) < len(names) or len(names) < 2:
-        raise ValueError(f"cross_fields: {cross_fields!r} must name two or more different fields")
-    return list(combinations(sorted(FIELDS.index(name) for name in names), 2))
 
 
 def native_kernel() -> ops.Custom | None:

@@ -20,9 +20,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from src.features.field_pairs import PAIR_SCALE
 from src.model.model_config import ACTIVATIONS, ModelConfig, computes_in_float16
-
-PAIR_SCALE = 10.0
 
 # ---------------------------------------------------------------------------------------------
 # Forward pass

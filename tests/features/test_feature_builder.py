@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from src.dictionaries.dictionaries import Dictionaries
-from src.features.feature_builder import FeatureBuilder, assemble
+from src.features.feature_builder import FeatureBuilder
+from src.features.row_coder import RowCoder, assemble
 from src.process.arrays import Array
 from src.rows.criteo import (
     CATEGORICAL_COLUMNS,
@@ -43,8 +44,9 @@ def test_a_value_known_to_another_column_only_is_unknown() -> None:
 
 
 def test_no_rows_build_to_no_rows() -> None:
-    ids, weights = FeatureBuilder(make_dictionaries()).build(parse_messages([]))
-    assert ids.shape == weights.shape == (0, FIELD_SIZE)
+    for make in (FeatureBuilder, RowCoder):
+        ids, weights = make(make_dictionaries()).build(parse_messages([]))
+        assert ids.shape == weights.shape == (0, FIELD_SIZE)
 
 
 def test_assembled_fields_are_dense_first_and_categorical_fields_weigh_one() -> None:
@@ -81,6 +83,8 @@ def test_mindpandas_applies_every_column_function_whatever_the_number_of_rows(ro
     )
     parsed = parse_messages(["\t".join(line).encode() for line in lines])
     ids, weights = FeatureBuilder(made).build(parsed)
+    for built, coded in zip((ids, weights), RowCoder(made).build(parsed)):
+        np.testing.assert_array_equal(built, coded)
     wanted = [
         [
             *range(13),

@@ -12,16 +12,16 @@ import pytest
 from mindspore import Tensor
 
 from benchmarks.documented.step import DOCUMENTED_CONFIG
+from src.features.field_pairs import PAIR_SCALE
 from src.model import crosses as crosses_module
 from src.model.crosses import (
     CROSS_BETA,
     CrossLearner,
     PredictWithCrosses,
     TrainStepWithCrosses,
-    pairs_of_fields,
 )
 from src.model.train_step import TrainStepWrap
-from src.model.wide_and_deep import PAIR_SCALE, NetWithLossClass, WideDeepModel
+from src.model.wide_and_deep import NetWithLossClass, WideDeepModel
 from src.process.arrays import Array
 
 CONFIG = dataclasses.replace(
@@ -199,17 +199,3 @@ def test_the_deep_part_learns_from_products_of_pairs() -> None:
         losses.append(float(step(*map(Tensor, (ids, np.ones((200, 39), np.float32), label)))[0]))
     assert losses[0] > 0.6
     assert np.mean(losses[-10:]) < 0.1
-
-
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [("I1,C27", "'C27' is none of"), ("I1", "two or more"), ("C1,C1", "different")],
-)
-def test_fields_that_make_no_pairs_are_refused(fields: str, named: str) -> None:
-    with pytest.raises(ValueError, match=f"cross_fields: .*{named}"):
-        pairs_of_fields(fields)
-
-
-def test_all_fields_make_741_pairs() -> None:
-    assert len(pairs_of_fields("")) == 741
-    assert pairs_of_fields("C1,I2") == [(1, 13)]
