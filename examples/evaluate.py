@@ -22,7 +22,7 @@ import mindspore as ms
 
 from examples.evaluation.evaluation import describe, evaluate
 from examples.evaluation.scorer import EvaluationError, load_scorer
-from src.checkpoints.checkpoint import CheckpointError
+from src.checkpoints.unit import CheckpointError
 from src.config import load_config
 from src.dictionaries.dictionaries import load_dictionaries
 from src.dictionaries.errors import DictionaryError, VocabularyError

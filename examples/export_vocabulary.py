@@ -19,7 +19,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.checkpoints.checkpoint import CheckpointError, newest_unit, read_unit, read_vocabulary
+from src.checkpoints.parts import read_vocabulary
+from src.checkpoints.unit import CheckpointError, newest_unit, read_unit
 from src.config import load_config
 from src.dictionaries.dictionaries import load_ids
 from src.dictionaries.errors import DictionaryError, VocabularyError

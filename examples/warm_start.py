@@ -26,7 +26,8 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 import mindspore as ms
 from tqdm import tqdm
 
-from src.checkpoints.checkpoint import CheckpointError, CheckpointStore, Unit
+from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit import CheckpointError, Unit
 from src.config import Config, ConfigError, load_config
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.dictionaries.errors import DictionaryError, VocabularyError

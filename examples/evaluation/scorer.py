@@ -11,7 +11,8 @@ from typing import Any
 
 import mindspore as ms
 
-from src.checkpoints.checkpoint import VOCABULARY, Unit, newest_unit, read_unit
+from src.checkpoints.parts import VOCABULARY
+from src.checkpoints.unit import Unit, newest_unit, read_unit
 from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.feature_builder import FeatureBuilder

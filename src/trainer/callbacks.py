@@ -15,7 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore.train import CheckpointConfig, ModelCheckpoint
 
-from src.checkpoints.checkpoint import CheckpointStore
+from src.checkpoints.store import CheckpointStore
 from src.dictionaries.vocabulary import Change
 from src.process.stop import StopFlag
 from src.stream.position import Position

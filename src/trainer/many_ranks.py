@@ -17,7 +17,7 @@ import mindspore as ms
 
 from src.channel.attaching import PacedLog
 from src.channel.receiver import WindowReceiver
-from src.checkpoints.checkpoint import CheckpointStore
+from src.checkpoints.store import CheckpointStore
 from src.config import Config
 from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig

@@ -15,7 +15,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from src.checkpoints.checkpoint import Unit
+from src.checkpoints.unit import Unit
 from src.dictionaries.oov import count_oov
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE

@@ -9,7 +9,7 @@ from mindspore import context
 from mindspore.dataset import config as dataset_config
 
 from src.channel.engine import ChannelError
-from src.checkpoints.checkpoint import CheckpointError
+from src.checkpoints.unit import CheckpointError
 from src.cluster.broker import SourceError
 from src.config import Config
 from src.model.device import choose_device

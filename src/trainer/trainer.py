@@ -20,7 +20,9 @@ import mindspore as ms
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from src.channel.engine import finalize
-from src.checkpoints.checkpoint import CheckpointStore, Unit, read_unit, read_vocabulary
+from src.checkpoints.parts import read_vocabulary
+from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit import Unit, read_unit
 from src.config import Config
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings

@@ -22,7 +22,8 @@ from examples.evaluation import scorer as scorer_module
 from examples.evaluation.evaluation import describe
 from examples.evaluation.scorer import EvaluationError, load_scorer
 from examples.sample.rows import write_sample
-from src.checkpoints.checkpoint import CheckpointStore, Unit
+from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit import Unit
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.features.feature_builder import FeatureBuilder
 from src.model.train_step import TrainStepWrap

@@ -15,7 +15,8 @@ from examples.dictionaries.processing import Processed, process
 from examples.evaluation import evaluation
 from examples.evaluation.scorer import load_scorer
 from examples.sample.rows import write_sample
-from src.checkpoints.checkpoint import Unit, read_unit, read_vocabulary
+from src.checkpoints.parts import read_vocabulary
+from src.checkpoints.unit import Unit, read_unit
 from src.dictionaries.dictionaries import load_dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.column_functions import BUCKETS

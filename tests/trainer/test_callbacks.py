@@ -18,7 +18,8 @@ from mindspore.dataset import GeneratorDataset
 from mindspore.train import CheckpointConfig
 from mindspore_rec import RecModel
 
-from src.checkpoints.checkpoint import CheckpointError, CheckpointStore, Unit
+from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit import CheckpointError, Unit
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings
 from src.process.stop import StopFlag
@@ -271,7 +272,7 @@ def test_failed_save_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.checkpoints.checkpoint.ms.save_checkpoint", fail)
+    monkeypatch.setattr("src.checkpoints.store.ms.save_checkpoint", fail)
     with pytest.raises(CheckpointError):
         finish_step(progress, callback)
     monkeypatch.undo()

@@ -12,7 +12,7 @@ import pytest
 from mindspore import nn
 from mindspore.train import CheckpointConfig
 
-from src.checkpoints.checkpoint import CheckpointError
+from src.checkpoints.unit import CheckpointError
 from src.config import load_config
 from src.process.stop import StopFlag
 from src.ranks.placement import RankError

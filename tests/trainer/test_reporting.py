@@ -21,7 +21,8 @@ from mindspore_rec import RecModel
 from sklearn.metrics import log_loss, roc_auc_score
 
 from examples.demo.run import SCORED
-from src.checkpoints.checkpoint import CheckpointStore, Unit
+from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit import Unit
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.stream.position import Position

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.checkpoints.checkpoint import CheckpointError
+from src.checkpoints.unit import CheckpointError
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.ranks.placement import RankError

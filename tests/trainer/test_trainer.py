@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 
 from online_train import train
 from src.channel.window import Provenance, make_window
-from src.checkpoints.checkpoint import CheckpointError, CheckpointStore
+from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit import CheckpointError
 from src.config import load_config
 from src.process.arrays import Array
 from src.process.stop import StopFlag

@@ -17,8 +17,10 @@ import pytest
 from crc32c import crc32c
 from mindspore import nn
 
-from src.checkpoints import checkpoint
-from src.checkpoints.checkpoint import CheckpointError, CheckpointStore, Unit, read_vocabulary
+from src.checkpoints import unit as unit_module
+from src.checkpoints.parts import read_vocabulary
+from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit import CheckpointError, Unit
 from src.stream.position import Position
 
 POSITION = Position({0: 1200, 1: 1100}, 1)
@@ -279,7 +281,7 @@ def test_manifest_of_another_format_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     save(store, 100, network)
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(unit_module, "FORMAT", 2)
     save(store, 200, network)
     monkeypatch.undo()
     newest = store.newest()
@@ -450,7 +452,7 @@ def test_full_disk_at_any_step_is_one_line_and_leaves_the_older_unit_alone(
 ) -> None:
     save(store, 100, network)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(f"src.checkpoints.checkpoint.{step_of_write}", fail_with_full_disk)
+    monkeypatch.setattr(f"src.checkpoints.store.{step_of_write}", fail_with_full_disk)
     with pytest.raises(CheckpointError) as refused:
         save(store, 200, network)
     monkeypatch.undo()
@@ -471,7 +473,7 @@ def test_write_that_stops_half_way_in_mindspore_leaves_nothing(
         os.truncate(path, 50)
         fail_with_full_disk()
 
-    monkeypatch.setattr("src.checkpoints.checkpoint.ms.save_checkpoint", half)
+    monkeypatch.setattr("src.checkpoints.store.ms.save_checkpoint", half)
     with pytest.raises(CheckpointError, match="No space left on device"):
         save(store, 200, network)
     assert names(folder) == {"widedeep_train-1_100.ckpt", "widedeep_train-1_100.json"}
@@ -498,7 +500,7 @@ def test_old_unit_that_cannot_be_removed_is_a_warning(
     def refuse(_: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("src.checkpoints.checkpoint._remove_unit", refuse)
+    monkeypatch.setattr("src.checkpoints.store._remove_unit", refuse)
     assert save(store, 2, network).step == 2
     assert "w-1_1.json: Permission denied" in caplog.text
 
@@ -537,7 +539,8 @@ def test_only_one_process_at_a_time_has_the_folder(tmp_path: Path) -> None:
     store.lock()
     code = (
         "import sys; from pathlib import Path\n"
-        "from src.checkpoints.checkpoint import CheckpointError, CheckpointStore\n"
+        "from src.checkpoints.store import CheckpointStore\n"
+        "from src.checkpoints.unit import CheckpointError\n"
         "try: CheckpointStore(Path(sys.argv[1]), 'w', 3).lock()\n"
         "except CheckpointError as error: print(error)"
     )

@@ -1,70 +1,38 @@
 """Checkpoints: weights, optimizer state, step and position as one unit.
 
 A unit is two files: MindSpore's own ``<prefix>-1_<step>.ckpt``, which ``mindspore.load_checkpoint``
-reads alone, and a manifest of the same name ending in ``.json`` with step, position, topic, what
-the weights fit to, and the checksum of the first file. Each is written aside, fsynced and renamed,
-the manifest last: its rename is the moment at which the unit exists. A unit whose files are torn or
-damaged is named in the log and the one before it is used.
+reads alone, and a manifest of the same name ending in ``.json`` (``unit.py``). Each is written
+aside, fsynced and renamed, the manifest last: its rename is the moment at which the unit exists. A
+unit whose files are torn or damaged is named in the log and the one before it is used.
 """
 
 from __future__ import annotations
 
 import fcntl
 import glob
-import json
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-import numpy as np
-from crc32c import crc32c
 
+from src.checkpoints.parts import VOCABULARY, entries, load
+from src.checkpoints.unit import (
+    CheckpointError,
+    Unit,
+    as_json,
+    manifest_of,
+    manifests_in,
+    newest_unit,
+    step_of,
+)
 from src.process.files import atomic_write_bytes, fsync_directory
 from src.stream.position import Position
 
 logger = logging.getLogger(__name__)
-
-FORMAT = 1
-VOCABULARY = "vocabulary"
-"""The entry of a .ckpt file, uint8, that holds the grown vocabulary; it is no parameter."""
-CHUNK_BYTES = 1 << 24
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint can't be written, read, or does not fit; one line says why."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A durable checkpoint.
-
-    Attributes:
-        step: Steps trained.
-        position: The position after them.
-        topic: The topic the position speaks of.
-        dictionaries: Fingerprint of the dictionaries that made the ids.
-        model: What the weights' shapes follow from.
-        path: The .ckpt file.
-        extra: What else continues with the weights, as JSON; empty in older units.
-    """
-
-    step: int
-    position: Position
-    topic: str
-    dictionaries: int
-    model: Mapping[str, Any]
-    path: Path
-    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def manifest_path(self) -> Path:
-        """The manifest beside the .ckpt file."""
-        return self.path.with_suffix(".json")
 
 
 class CheckpointStore:
@@ -139,7 +107,7 @@ class CheckpointStore:
             CheckpointError: It could not be written; the other units are untouched.
         """
         path = self._directory / f"{self._prefix}-1_{step}.ckpt"
-        fields = (_as_json(model), path, _as_json(extra or {}))
+        fields = (as_json(model), path, as_json(extra or {}))
         unit = Unit(step, position, topic, dictionaries, *fields)
         try:
             self._write(network, unit, vocabulary)
@@ -172,7 +140,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: The file can't be read, or names, shapes or types differ.
         """
-        saved = _load(unit)
+        saved = load(unit)
         saved.pop(VOCABULARY, None)
         wanted = {parameter.name: parameter for parameter in network.get_parameters()}
         for side, names in (
@@ -200,7 +168,7 @@ class CheckpointStore:
             "topic": (unit.topic, topic),
             "dictionaries": (f"{unit.dictionaries:016x}", f"{dictionaries:016x}"),
         }
-        model = _as_json(model)
+        model = as_json(model)
         for key in sorted({*unit.model, *model}):
             pairs[key] = (unit.model.get(key), model.get(key))
         for key, (saved, wanted) in pairs.items():
@@ -248,9 +216,9 @@ class CheckpointStore:
         aside = unit.path.with_name(f".{unit.path.name}.writing.ckpt")
         renamed = False
         try:
-            ms.save_checkpoint(_entries(network, vocabulary), str(aside))
+            ms.save_checkpoint(entries(network, vocabulary), str(aside))
             _fsync_file(aside)
-            manifest = _manifest(unit, aside)
+            manifest = manifest_of(unit, aside)
             os.replace(aside, unit.path)
             renamed = True
             fsync_directory(self._directory)
@@ -262,7 +230,7 @@ class CheckpointStore:
             raise
 
     def _manifests(self) -> list[Path]:
-        return _manifests(self._directory, self._prefix)
+        return manifests_in(self._directory, self._prefix)
 
     def _remove_others(self, written: Unit) -> None:
         """Removes what is beyond ``keep_max``, and what is later than the unit just written."""
@@ -289,7 +257,7 @@ class CheckpointStore:
         yield from self._directory.glob(f".{names}.writing.ckpt")
         yield from self._directory.glob(f".{names}.tmp")
         for path in self._directory.glob(f"{names}.ckpt"):
-            step = _step_of(path, self._prefix)
+            step = step_of(path, self._prefix)
             if step is None or path.with_suffix(".json").exists():
                 continue
             if newest is not None and step < newest.step:
@@ -299,143 +267,14 @@ class CheckpointStore:
                 logger.warning("ignoring %s: it has no manifest beside it", path)
 
 
-def newest_unit(directory: Path, prefix: str) -> Unit | None:
-    """The newest valid unit in a folder, None where there is none; nothing is changed."""
-    for manifest in _manifests(directory, prefix):
-        try:
-            return _read_unit(manifest)
-        except CheckpointError as error:
-            logger.warning("%s: using the checkpoint before it", error)
-    return None
-
-
-def read_unit(path: Path) -> Unit:
-    """The unit of a .ckpt file with a manifest beside it; nothing is changed.
-
-    Raises:
-        CheckpointError: It is torn, damaged or of another format.
-    """
-    return _read_unit(path.with_suffix(".json"))
-
-
-def read_vocabulary(unit: Unit) -> bytes | None:
-    """The grown vocabulary in a unit; None where it has none.
-
-    Raises:
-        CheckpointError: The file can't be read.
-    """
-    entry = _load(unit).get(VOCABULARY)
-    return None if entry is None else entry.asnumpy().tobytes()
-
-
-def _load(unit: Unit) -> dict[str, ms.Parameter]:
-    try:
-        saved: dict[str, ms.Parameter] = ms.load_checkpoint(str(unit.path))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{unit.path}: {' '.join(str(error).split())[:200]}") from None
-    return saved
-
-
-def _entries(network: ms.nn.Cell, vocabulary: bytes) -> Any:
-    """What ``save_checkpoint`` is to write."""
-    if not vocabulary:
-        return network
-    entries = [{"name": entry.name, "data": entry} for entry in network.get_parameters()]
-    data = ms.Tensor(np.frombuffer(vocabulary, dtype=np.uint8))
-    return [*entries, {"name": VOCABULARY, "data": data}]
-
-
 def _remove_unit(manifest: Path) -> None:
     # The manifest goes first, so that no manifest is ever without its weights.
     manifest.unlink(missing_ok=True)
     manifest.with_suffix(".ckpt").unlink(missing_ok=True)
 
 
-def _as_json(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping as it will be read back: tuples become lists."""
-    fields: dict[str, Any] = json.loads(json.dumps(dict(model)))
-    return fields
-
-
 def _kind(parameter: ms.Parameter) -> str:
     return f"{parameter.dtype}{tuple(parameter.shape)}"
-
-
-def _manifests(directory: Path, prefix: str) -> list[Path]:
-    """The manifests in a folder, newest step first."""
-    steps = {path: _step_of(path, prefix) for path in directory.glob("*.json")}
-    known = [path for path, step in steps.items() if step is not None]
-    return sorted(known, key=lambda path: steps[path] or 0, reverse=True)
-
-
-def _step_of(path: Path, prefix: str) -> int | None:
-    begin = f"{prefix}-1_"
-    number = path.stem[len(begin) :]
-    return int(number) if path.stem.startswith(begin) and number.isdecimal() else None
-
-
-def _manifest(unit: Unit, written: Path) -> bytes:
-    fields = {
-        "format": FORMAT,
-        "step": unit.step,
-        "position": json.loads(unit.position.to_json()),
-        "topic": unit.topic,
-        "dictionaries": f"{unit.dictionaries:016x}",
-        "model": unit.model,
-        "extra": unit.extra,
-        "checkpoint": unit.path.name,
-        "bytes": written.stat().st_size,
-        "crc32c": f"{_checksum(written):08x}",
-    }
-    return json.dumps({**fields, "manifest_crc32c": _fields_checksum(fields)}, indent=2).encode()
-
-
-def _fields_checksum(fields: Mapping[str, Any]) -> str:
-    return f"{crc32c(json.dumps(fields, sort_keys=True).encode()):08x}"
-
-
-def _read_unit(manifest: Path) -> Unit:
-    """Reads and verifies a unit.
-
-    Raises:
-        CheckpointError: It is torn, damaged or of another format.
-    """
-    try:
-        fields = json.loads(manifest.read_bytes())
-        if fields.pop("manifest_crc32c") != _fields_checksum(fields):
-            raise CheckpointError(f"{manifest} is damaged: its checksum differs")
-        if fields["format"] != FORMAT:
-            raise CheckpointError(f"{manifest} has format {fields['format']}, expected {FORMAT}")
-        path = manifest.with_suffix(".ckpt")
-        if path.name != fields["checkpoint"]:
-            raise CheckpointError(f"{manifest} is the manifest of {fields['checkpoint']}")
-        size = path.stat().st_size
-        if size != fields["bytes"]:
-            raise CheckpointError(f"{path} has {size} bytes, expected {fields['bytes']}")
-        checksum = f"{_checksum(path):08x}"
-        if checksum != fields["crc32c"]:
-            raise CheckpointError(f"{path} has checksum {checksum}, expected {fields['crc32c']}")
-        return Unit(
-            int(fields["step"]),
-            Position.from_json(json.dumps(fields["position"])),
-            str(fields["topic"]),
-            int(fields["dictionaries"], 16),
-            fields["model"],
-            path,
-            fields.get("extra", {}),
-        )
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: {error.strerror}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{manifest} is damaged: {error}") from None
-
-
-def _checksum(path: Path) -> int:
-    value = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            value = crc32c(chunk, value)
-    return value
 
 
 def _fsync_file(path: Path) -> None:
