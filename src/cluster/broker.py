@@ -10,6 +10,8 @@ from typing import Callable, TypeVar
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from src.cluster.settings import ClientSettings
+
 logger = logging.getLogger(__name__)
 
 MAX_POLL_ROWS = 10_000
@@ -32,7 +34,7 @@ class BrokerConnection:
     Nothing is committed by itself: the group is used for its committed offsets alone.
 
     Args:
-        bootstrap_servers: host:port,...
+        cluster: host:port,... or all settings of the connection.
         topic: The topic.
         group_id: The group.
         reconnect_seconds: How long to wait for a broker that went away.
@@ -49,21 +51,21 @@ class BrokerConnection:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        cluster: str | ClientSettings,
         topic: str,
         group_id: str,
         reconnect_seconds: float,
         stopped: Callable[[], bool],
     ) -> None:
         self.topic = topic
-        self._servers = bootstrap_servers
         self._reconnect_seconds = reconnect_seconds
         self._stopped = stopped
         self._heard_at = self._probed_at = time.monotonic()
         try:
-            self.consumer = _open_consumer(bootstrap_servers, group_id)
+            self._servers = ClientSettings.of(cluster)
+            self.consumer = _open_consumer(self._servers, group_id)
         except (KafkaError, ValueError) as error:
-            raise SourceError(f"no broker answers at {bootstrap_servers}: {error}") from None
+            raise SourceError(f"no broker answers at {cluster}: {error}") from None
         try:
             partitions = self._find_partitions()
         except SourceError:
@@ -146,9 +148,9 @@ class BrokerConnection:
         return sorted(found)
 
 
-def _open_consumer(bootstrap_servers: str, group_id: str) -> KafkaConsumer:
+def _open_consumer(servers: ClientSettings, group_id: str) -> KafkaConsumer:
     return KafkaConsumer(
-        bootstrap_servers=bootstrap_servers.split(","),
+        **servers.client_options(),
         group_id=group_id,
         enable_auto_commit=False,
         auto_offset_reset="none",

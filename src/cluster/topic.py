@@ -14,6 +14,8 @@ from kafka.errors import (
     for_code,
 )
 
+from src.cluster.settings import ClientSettings
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ class TopicError(RuntimeError):
 
 
 def ensure_topic(
-    bootstrap_servers: str,
+    cluster: str | ClientSettings,
     topic: str,
     num_partitions: int,
     replication_factor: int,
@@ -40,7 +42,7 @@ def ensure_topic(
     """Creates the topic, or adds partitions where it has too few.
 
     Args:
-        bootstrap_servers: host:port,...
+        cluster: host:port,... or all settings of the connection.
         topic: Its name.
         num_partitions: The partitions wanted; a topic that has more keeps them.
         replication_factor: Copies of each partition, where the topic is new; -1 for the broker's
@@ -57,18 +59,18 @@ def ensure_topic(
     milliseconds = int(timeout_seconds * 1000)
     try:
         admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap_servers.split(","),
+            **ClientSettings.of(cluster).client_options(),
             bootstrap_timeout_ms=milliseconds,
             request_timeout_ms=milliseconds,
         )
     except (KafkaError, ValueError) as error:
-        raise TopicError(f"no broker answers at {bootstrap_servers}: {error}", True) from None
+        raise TopicError(f"no broker answers at {cluster}: {error}", True) from None
     try:
         if _create(admin, topic, num_partitions, replication_factor, configs or {}):
             return num_partitions
         return _grow(admin, topic, num_partitions)
     except KafkaError as error:
-        reason = f"topic {topic} at {bootstrap_servers}: {error}"
+        reason = f"topic {topic} at {cluster}: {error}"
         raise TopicError(reason, bool(error.retriable)) from None
     finally:
         admin.close()

@@ -32,6 +32,7 @@ from kafka.errors import (
 )
 
 from src.cluster.broker import SourceError
+from src.cluster.settings import ClientSettings
 from src.cluster.topic import TopicError, ensure_topic
 from src.stream.partition_reader import open_reader, records_between
 
@@ -139,7 +140,7 @@ class DeadLetterWriter:
     """Writes to the topic's dead-letter topic, which the first dead letter creates.
 
     Args:
-        bootstrap_servers: host:port,...
+        cluster: host:port,... or all settings of the connection.
         topic: The topic the bad rows come from.
         reconnect_seconds: How long to wait for a broker that went away.
         stopped: Called while waiting; True gives up at once.
@@ -147,12 +148,12 @@ class DeadLetterWriter:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        cluster: str | ClientSettings,
         topic: str,
         reconnect_seconds: float = 60,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._servers = bootstrap_servers
+        self._cluster = cluster
         self._topic = dead_topic(topic)
         self._reconnect_seconds = reconnect_seconds
         self._stopped = stopped
@@ -180,7 +181,7 @@ class DeadLetterWriter:
                 if _is_final(error) or time.monotonic() >= give_up_at:
                     raise SourceError(
                         f"{len(dead_letters)} bad rows can't be written to {self._topic} "
-                        f"at {self._servers}: {error}"
+                        f"at {self._cluster}: {error}"
                     ) from None
                 logger.warning("writing to %s failed, trying again: %s", self._topic, error)
             self._sleep(RETRY_SECONDS, give_up_at)
@@ -193,10 +194,10 @@ class DeadLetterWriter:
 
     def _write_once(self, messages: Sequence[Message], give_up_at: float) -> None:
         if self._producer is None:
-            ensure_topic(self._servers, self._topic, 1, -1, CONNECT_SECONDS, TOPIC_CONFIGS)
+            ensure_topic(self._cluster, self._topic, 1, -1, CONNECT_SECONDS, TOPIC_CONFIGS)
             delivery_seconds = max(self._reconnect_seconds, REQUEST_SECONDS)
             max_bytes = 2 * MAX_DEAD_LETTER_BYTES
-            self._producer = open_producer(self._servers, delivery_seconds, max_bytes)
+            self._producer = open_producer(self._cluster, delivery_seconds, max_bytes)
         report_at = time.monotonic() + REPORT_SECONDS
 
         def wait() -> None:
@@ -230,11 +231,13 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, NOT_RETRIED)
 
 
-def open_producer(bootstrap_servers: str, delivery_seconds: float, max_bytes: int) -> KafkaProducer:
+def open_producer(
+    cluster: str | ClientSettings, delivery_seconds: float, max_bytes: int
+) -> KafkaProducer:
     """An idempotent producer that waits for all in-sync replicas.
 
     Args:
-        bootstrap_servers: host:port,...
+        cluster: host:port,... or all settings of the connection.
         delivery_seconds: After this time a message that is not acknowledged is given up.
         max_bytes: A larger message is refused before it is sent.
 
@@ -243,7 +246,7 @@ def open_producer(bootstrap_servers: str, delivery_seconds: float, max_bytes: in
         ValueError: The address is malformed.
     """
     return KafkaProducer(
-        bootstrap_servers=bootstrap_servers.split(","),
+        **ClientSettings.of(cluster).client_options(),
         acks="all",
         enable_idempotence=True,
         delivery_timeout_ms=int(delivery_seconds * 1000) + 1,
@@ -365,13 +368,13 @@ class DeadLetters:
         self.replaying.pop(origin, None)
 
 
-def read_dead_letters(bootstrap_servers: str, topic: str) -> list[DeadLetter]:
+def read_dead_letters(cluster: str | ClientSettings, topic: str) -> list[DeadLetter]:
     """The dead letters of a topic that were not replayed, each once, by partition and offset.
 
     Raises:
         SourceError: No broker answers, or there is no such topic.
     """
-    with open_topic(bootstrap_servers, topic) as reader:
+    with open_topic(cluster, topic) as reader:
         return read_dead_letter_topic(reader, topic).in_order()
 
 
@@ -396,7 +399,7 @@ def read_dead_letter_topic(reader: KafkaConsumer, topic: str) -> DeadLetters:
 
 
 @contextmanager
-def open_topic(bootstrap_servers: str, topic: str) -> Iterator[KafkaConsumer]:
+def open_topic(cluster: str | ClientSettings, topic: str) -> Iterator[KafkaConsumer]:
     """A consumer without a group, to read a topic and its dead letters.
 
     Raises:
@@ -404,14 +407,14 @@ def open_topic(bootstrap_servers: str, topic: str) -> Iterator[KafkaConsumer]:
             block.
     """
     try:
-        reader = open_reader(bootstrap_servers)
+        reader = open_reader(cluster)
     except (KafkaError, ValueError) as error:
-        raise SourceError(f"no broker answers at {bootstrap_servers}: {error}") from None
+        raise SourceError(f"no broker answers at {cluster}: {error}") from None
     try:
         if not reader.partitions_for_topic(topic):
-            raise SourceError(f"there is no topic {topic} at {bootstrap_servers}")
+            raise SourceError(f"there is no topic {topic} at {cluster}")
         yield reader
     except KafkaError as error:
-        raise SourceError(f"{dead_topic(topic)} at {bootstrap_servers}: {error}") from None
+        raise SourceError(f"{dead_topic(topic)} at {cluster}: {error}") from None
     finally:
         reader.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))

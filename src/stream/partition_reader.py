@@ -9,11 +9,13 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
+from src.cluster.settings import ClientSettings
+
 ANSWER_SECONDS = 10.0
 POLL_SECONDS = 1.0
 
 
-def open_reader(bootstrap_servers: str) -> KafkaConsumer:
+def open_reader(cluster: str | ClientSettings) -> KafkaConsumer:
     """A consumer without a group, which creates no topic.
 
     Raises:
@@ -21,7 +23,7 @@ def open_reader(bootstrap_servers: str) -> KafkaConsumer:
         ValueError: The address is malformed.
     """
     return KafkaConsumer(
-        bootstrap_servers=bootstrap_servers.split(","),
+        **ClientSettings.of(cluster).client_options(),
         auto_offset_reset="none",
         enable_auto_commit=False,
         allow_auto_create_topics=False,

@@ -19,6 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from tqdm import tqdm
 
+from src.cluster.settings import ClientSettings
 from src.rows.criteo import is_header
 from src.rows.json_wire import json_message
 from src.stream.partition_reader import ANSWER_SECONDS, open_reader, records_between
@@ -52,14 +53,14 @@ class ProduceOptions:
     """How a file is produced.
 
     Attributes:
-        bootstrap_servers: host:port,...
+        cluster: host:port,... or all settings of the connection.
         topic: The topic.
         value_format: "tsv" or "json".
         rate: Rows a second, 0 for as many as possible.
         resume: Continue after the partition's last row.
     """
 
-    bootstrap_servers: str
+    cluster: str | ClientSettings
     topic: str
     value_format: str = "tsv"
     rate: float = 0.0
@@ -139,7 +140,7 @@ def _last_row_number(reader: KafkaConsumer, handle: TopicPartition, begin: int, 
 def _reader(options: ProduceOptions) -> Iterator[KafkaConsumer]:
     """A consumer without a group, to inspect the topic; broker errors become ProduceError."""
     try:
-        reader = open_reader(options.bootstrap_servers)
+        reader = open_reader(options.cluster)
     except (KafkaError, ValueError) as error:
         raise _no_broker(options, error) from None
     try:
@@ -151,7 +152,7 @@ def _reader(options: ProduceOptions) -> Iterator[KafkaConsumer]:
 
 
 def _no_broker(options: ProduceOptions, error: Exception) -> ProduceError:
-    return ProduceError(f"no broker answers at {options.bootstrap_servers}: {error}")
+    return ProduceError(f"no broker answers at {options.cluster}: {error}")
 
 
 class Deliveries:
@@ -237,7 +238,7 @@ def send_file(
 def _producer(options: ProduceOptions) -> KafkaProducer:
     try:
         return KafkaProducer(
-            bootstrap_servers=options.bootstrap_servers.split(","),
+            **ClientSettings.of(options.cluster).client_options(),
             acks="all",
             enable_idempotence=True,
             linger_ms=20,

@@ -21,6 +21,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from src.cluster.broker import SourceError
+from src.cluster.settings import ClientSettings
 from src.rows.parsing import parse_messages
 from src.stream.dead_letters import (
     REPLAYED,
@@ -69,7 +70,7 @@ class ReplayResult:
 
 
 def replay(
-    bootstrap_servers: str,
+    cluster: str | ClientSettings,
     topic: str,
     corrections: Sequence[Correction],
     value_format: str = "tsv",
@@ -81,7 +82,7 @@ def replay(
     sent. Replays that were interrupted are finished first, whatever their rows.
 
     Args:
-        bootstrap_servers: host:port,...
+        cluster: host:port,... or all settings of the connection.
         topic: The topic.
         corrections: The rows.
         value_format: "tsv" or "json", the format of the topic's values.
@@ -91,7 +92,7 @@ def replay(
         SourceError: No broker answers, or there is no such topic.
     """
     result = ReplayResult()
-    with open_topic(bootstrap_servers, topic) as reader:
+    with open_topic(cluster, topic) as reader:
         dead_letters = read_dead_letter_topic(reader, topic)
         ends = _ends(reader, topic)
         search = _search_rows(reader, dead_letters, ends)
@@ -106,7 +107,7 @@ def replay(
             return result
         if search.delivered or wanted:
             rows = [_Row(outstanding[origin], value) for origin, value in wanted.items()]
-            _write(bootstrap_servers, topic, search.delivered, rows, ends, result)
+            _write(cluster, topic, search.delivered, rows, ends, result)
     return result
 
 
@@ -194,7 +195,7 @@ def _choose(
 
 
 def _write(
-    bootstrap_servers: str,
+    cluster: str | ClientSettings,
     topic: str,
     delivered: Iterable[str],
     rows: Sequence[_Row],
@@ -203,9 +204,9 @@ def _write(
 ) -> None:
     """Marks what was delivered before, and sends the rows."""
     try:
-        producer = open_producer(bootstrap_servers, DELIVERY_SECONDS, MAX_ROW_BYTES)
+        producer = open_producer(cluster, DELIVERY_SECONDS, MAX_ROW_BYTES)
     except (KafkaError, ValueError) as error:
-        raise SourceError(f"no broker answers at {bootstrap_servers}: {error}") from None
+        raise SourceError(f"no broker answers at {cluster}: {error}") from None
     try:
         _deliver_all(producer, [_mark(topic, origin) for origin in sorted(delivered)])
         for start in range(0, len(rows), CHUNK_ROWS):

@@ -18,6 +18,7 @@ import numpy as np
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from src.cluster.broker import QUICK_REQUEST_MS, RETRY_SECONDS, BrokerConnection, SourceError
+from src.cluster.settings import ClientSettings
 from src.process.arrays import Array
 from src.stream.group_commits import GroupCommits
 from src.stream.offsets import TopicOffsets
@@ -71,7 +72,7 @@ class RowSource:
     """Reads a topic's partitions, and reads and writes the group's commit.
 
     Args:
-        bootstrap_servers: host:port,...
+        cluster: host:port,... or all settings of the connection.
         topic: The topic.
         group_id: The group whose committed offsets are the stream's position.
         reconnect_seconds: How long to wait for a broker that went away.
@@ -87,16 +88,14 @@ class RowSource:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        cluster: str | ClientSettings,
         topic: str,
         group_id: str,
         reconnect_seconds: float = 60,
         stopped: Callable[[], bool] = lambda: False,
         allow_loss: bool = False,
     ) -> None:
-        self._broker = BrokerConnection(
-            bootstrap_servers, topic, group_id, reconnect_seconds, stopped
-        )
+        self._broker = BrokerConnection(cluster, topic, group_id, reconnect_seconds, stopped)
         self._offsets = TopicOffsets(self._broker, allow_loss)
         self._commits = GroupCommits(self._broker, self._offsets)
         self.partitions = list(self._broker.handles)
