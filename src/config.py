@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
-from src.config_values import converted, expected, flag_type
-from src.process.strict_yaml import AmbiguousYamlError, read_yaml_documents
+from src.config_values import PathText, ValueProblem, converted
+from src.process.flags import FlagParser, did_you_mean, path_flag
+from src.process.strict_yaml import YamlFileError, YamlMapping, read_yaml_documents
 
 DEFAULT_CONFIG_PATH = Path(__file__).resolve().parent.parent / "default_config.yaml"
 
@@ -60,17 +58,17 @@ class Config:
     expire_rows: int
     device_target: str
     seed: int
-    init_ckpt: str
+    init_ckpt: PathText
     max_steps: int
     idle_seconds: float
-    loss_file_name: str
-    audit_path: str
+    loss_file_name: PathText
+    audit_path: PathText
     report_steps: int
-    metrics_path: str
+    metrics_path: PathText
     metrics_window_rows: int
     metrics_port: int
     metrics_host: str
-    ckpt_path: str
+    ckpt_path: PathText
     ckpt_prefix: str
     save_checkpoint_steps: int
     keep_checkpoint_max: int
@@ -112,9 +110,21 @@ NOT_EMPTY_KEYS = (
     "group_id",
     "ckpt_path",
 )
-MAX_ADMIT_COUNT = 255  # sightings are counted in bytes
-MAX_CROSS_BITS = 28  # weights and squares of 2^28 pairs take 2 GB
-MAX_SEED = 2**32 - 1  # the largest for NumPy, which MindSpore seeds too
+MAX_TABLE = 2**31 - 1  # ids are int32
+MAX_SECONDS = 10**9  # about thirty years; Python's own waits end at three hundred
+MAX_INT = 2**63 - 1  # for keys that are not named here
+LARGEST: Mapping[str, int] = {
+    "seed": 2**32 - 1,  # the largest for NumPy, which MindSpore seeds too
+    "admit_count": 255,  # sightings are counted in bytes
+    "cross_bits": 28,  # weights and squares of 2^28 pairs take 2 GB
+    "batch_size": MAX_TABLE,
+    "vocab_size": MAX_TABLE,
+    "emb_dim": MAX_TABLE,
+    "metrics_window_rows": MAX_TABLE,
+    "metrics_port": 65535,
+    "reconnect_seconds": MAX_SECONDS,
+    "idle_seconds": MAX_SECONDS,
+}
 
 # The first key of each group of flags in --help, in the order of Config.
 GROUPS = {
@@ -143,7 +153,10 @@ def read_defaults(path: Path = DEFAULT_CONFIG_PATH) -> Defaults:
     Raises:
         ConfigError: It can't be read, or a key or its help is missing.
     """
-    values, help_texts, choices = _read_documents(path, count=3)
+    documents = _read_documents(path)
+    if len(documents) != 3:
+        raise ConfigError(f"{path}: expected 3 documents, not {len(documents)}")
+    values, help_texts, choices = documents
     for key in KEY_TYPES:
         if key not in values or key not in help_texts:
             raise ConfigError(f"{path}: {key} needs a value and a help text")
@@ -164,21 +177,19 @@ def load_config(
         SystemExit: argparse refused a flag, or printed the help.
     """
     defaults = read_defaults(defaults_path)
-    _check_keys(defaults.values, str(defaults_path))
-    values = _typed_values(defaults.values, str(defaults_path))
-    flags = _parse_flags(make_parser(defaults), argv)
+    values = _checked_values(defaults.values, defaults.choices, defaults_path)
+    flags = vars(make_parser(defaults).parse_args(argv))
     path = flags.pop("config_path")
     if path is not None:
-        _update_from_file(values, path)
+        values.update(_read_user_file(path, defaults))
     values.update({key: value for key, value in flags.items() if value is not None})
-    _check_values(values, defaults.choices)
     return Config(**cast(Any, values))
 
 
 def add_shared_flags(parser: argparse.ArgumentParser, *names: str) -> None:
     """Adds flags with default and help from default_config.yaml, for the other scripts.
 
-    A value of the wrong type is argparse's error. A parser that was made with
+    A value of the wrong type or range is argparse's error. A parser that was made with
     ``ArgumentDefaultsHelpFormatter`` shows the defaults.
 
     Args:
@@ -187,13 +198,8 @@ def add_shared_flags(parser: argparse.ArgumentParser, *names: str) -> None:
     """
     defaults = read_defaults()
     for name in names:
-        parser.add_argument(
-            f"--{name}",
-            type=flag_type(KEY_TYPES[name], name in NOT_EMPTY_KEYS),
-            default=defaults.values[name],
-            choices=defaults.choices.get(name),
-            help=defaults.help[name].replace("%", "%%"),
-        )
+        options = _flag_options(name, defaults)
+        parser.add_argument(f"--{name}", default=defaults.values[name], **options)
 
 
 def parse_with_config_file(
@@ -211,133 +217,140 @@ def parse_with_config_file(
     """
     parser.add_argument(
         "--config_path",
+        type=path_flag,
         help="YAML file of online_train.py, for the flags here that are also keys there; "
         "a flag given here overrides it",
     )
     path = _config_path(argv)
     if path is not None:
-        defaults = read_defaults()
-        values = _typed_values(defaults.values, str(DEFAULT_CONFIG_PATH))
-        _update_from_file(values, path)
-        _check_values(values, defaults.choices)
+        values = _read_user_file(path, read_defaults())
         known = {action.dest for action in parser._actions}
         parser.set_defaults(**{key: value for key, value in values.items() if key in known})
     return parser.parse_args(argv)
 
 
-def _config_path(argv: Sequence[str] | None) -> str | None:
+def _config_path(argv: Sequence[str] | None) -> Path | None:
     """The value of --config_path; other flags are ignored."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config_path")
-    path: str | None = finder.parse_known_args(argv)[0].config_path
+    finder = FlagParser(add_help=False)
+    finder.add_argument("--config_path", type=path_flag)
+    path: Path | None = finder.parse_known_args(argv)[0].config_path
     return path
 
 
-def _update_from_file(values: dict[str, Any], path: str) -> None:
-    (user_values,) = _read_documents(Path(path), count=1)
-    _check_keys(user_values, path)
-    values.update(_typed_values(user_values, path))
+def _read_user_file(path: Path, defaults: Defaults) -> dict[str, Any]:
+    """The values of a user's YAML file; it may also be a changed copy of default_config.yaml."""
+    documents = _read_documents(path) or [YamlMapping({}, {})]
+    is_copy = len(documents) == 3 and all(isinstance(v, list) for v in documents[2].values())
+    if len(documents) > 1 and not is_copy:
+        raise ConfigError(
+            f"{path}: expected 1 document, not {len(documents)}: what follows a "
+            "line of --- would not count"
+        )
+    return _checked_values(documents[0], defaults.choices, path)
 
 
 def make_parser(defaults: Defaults) -> argparse.ArgumentParser:
     """The parser of ``online_train.py``: a flag for each key; one not given is None."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description="Trains Wide&Deep on the stream for as long as it flows.",
         epilog="Precedence: default_config.yaml < --config_path FILE < flags.",
-        allow_abbrev=False,
     )
-    parser.add_argument("--config_path", help="YAML file with keys that differ from the defaults")
+    parser.add_argument(
+        "--config_path", type=path_flag, help="YAML file with keys that differ from the defaults"
+    )
     group: Any = parser
     for key, kind in KEY_TYPES.items():
         if key in GROUPS:
             group = parser.add_argument_group(GROUPS[key])
-        text = f"{defaults.help[key]} (default: {_shown(defaults.values[key])})"
-        options: dict[str, Any] = {"type": flag_type(kind), "help": text.replace("%", "%%")}
-        if key in defaults.choices:
-            options["choices"] = defaults.choices[key]
+        options = _flag_options(key, defaults)
+        options["help"] += f" (default: {_shown(defaults.values[key])})".replace("%", "%%")
         if kind == "bool":
             options.update(nargs="?", const=True, metavar="True|False")
         group.add_argument(f"--{key}", **options)
     return parser
 
 
-def _parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
-    """The flags given; for an unknown flag the error also suggests a similar one."""
-    flags, unknown = parser.parse_known_args(argv)
-    if unknown:
-        name = unknown[0].split("=")[0]
-        hint = _did_you_mean(name.lstrip("-"), vars(flags), "--") if name.startswith("-") else ""
-        parser.error(f"unknown argument {name}{hint}")
-    return vars(flags)
+def _flag_options(key: str, defaults: Defaults) -> dict[str, Any]:
+    """What ``add_argument`` needs for a key: type, help and choices."""
+    options: dict[str, Any] = {
+        "type": _flag_type(key),
+        "help": defaults.help[key].replace("%", "%%"),
+    }
+    if key in defaults.choices:
+        options["choices"] = defaults.choices[key]
+    return options
 
 
-def _typed_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values of a file as the types of their keys."""
-    typed = {}
-    for key, value in values.items():
+def _flag_type(key: str) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
         try:
-            typed[key] = converted(value, KEY_TYPES[key])
-        except (OverflowError, TypeError, ValueError):
-            raise ConfigError(f"{where}: {key}: {expected(KEY_TYPES[key], value)}") from None
-    return typed
+            return _checked_value(key, text)
+        except ValueProblem as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    return convert
 
 
-def _check_keys(values: Mapping[str, Any], where: str) -> None:
-    for key in values:
+def _checked_values(
+    values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]], path: Path
+) -> dict[str, Any]:
+    """The values of a file as the types of their keys.
+
+    Raises:
+        ConfigError: A key is unknown, or a value has the wrong type or is not allowed.
+    """
+    lines = values.lines if isinstance(values, YamlMapping) else {}
+    checked = {}
+    for key, value in values.items():
+        where = f"{path}:{lines[key]}" if key in lines else f"{path}"
         if key not in KEY_TYPES:
-            raise ConfigError(f"{where}: unknown key {key}{_did_you_mean(str(key), KEY_TYPES)}")
+            raise ConfigError(f"{where}: unknown key {key}{did_you_mean(str(key), KEY_TYPES)}")
+        try:
+            checked[key] = _checked_value(key, value)
+        except ValueProblem as problem:
+            raise ConfigError(f"{where}: {key}: {problem}") from None
+        if checked[key] not in choices.get(key, [checked[key]]):
+            shown = ", ".join(map(str, choices[key]))
+            raise ConfigError(f"{where}: {key}: {checked[key]!r} is none of {shown}")
+    return checked
 
 
-def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+def _checked_value(key: str, value: Any) -> Any:
+    """The value as the type of its key, if it is in its range.
+
+    Raises:
+        ValueProblem: It has another type, or is not allowed.
+    """
+    found = converted(value, KEY_TYPES[key])
+    if key in NOT_EMPTY_KEYS:
+        if not found.strip():
+            raise ValueProblem("must not be empty")
+        if found != found.strip():
+            raise ValueProblem(f"{found!r} begins or ends with a blank")
+    if key in POSITIVE_KEYS and found <= 0:
+        raise ValueProblem(f"must be positive, not {found}")
+    if key in NOT_NEGATIVE_KEYS and found < 0:
+        raise ValueProblem(f"must not be negative, not {found}")
+    if key in LARGEST or isinstance(found, int):
+        largest = LARGEST.get(key, MAX_INT)
+        if found > largest:
+            raise ValueProblem(f"must be at most {largest}, not {found}")
+    if key == "ckpt_prefix" and (not found or "/" in found):
+        raise ValueProblem(f"{found!r} can't begin a file's name")
+    if key == "keep_prob" and not 0 < found <= 1:
+        raise ValueProblem(f"must be above 0 and at most 1, not {found}")
+    return found
 
 
-def _check_values(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]]) -> None:
-    for key, allowed in choices.items():
-        if values[key] not in allowed:
-            shown = ", ".join(map(str, allowed))
-            raise ConfigError(f"{key}: {values[key]!r} is none of {shown}")
-    for key in NOT_EMPTY_KEYS:
-        if not values[key].strip():
-            raise ConfigError(f"{key}: must not be empty")
-    for key in POSITIVE_KEYS:
-        if values[key] <= 0:
-            raise ConfigError(f"{key}: must be positive, not {values[key]}")
-    for key in NOT_NEGATIVE_KEYS:
-        if values[key] < 0:
-            raise ConfigError(f"{key}: must not be negative, not {values[key]}")
-    if values["seed"] > MAX_SEED:
-        raise ConfigError(f"seed: must be at most {MAX_SEED}, not {values['seed']}")
-    if values["admit_count"] > MAX_ADMIT_COUNT:
-        raise ConfigError(
-            f"admit_count: must be at most {MAX_ADMIT_COUNT}, not {values['admit_count']}"
-        )
-    if values["cross_bits"] > MAX_CROSS_BITS:
-        raise ConfigError(
-            f"cross_bits: must be at most {MAX_CROSS_BITS}, not {values['cross_bits']}"
-        )
-    if not values["ckpt_prefix"] or "/" in values["ckpt_prefix"]:
-        raise ConfigError(f"ckpt_prefix: {values['ckpt_prefix']!r} can't begin a file's name")
-    if not 0 < values["keep_prob"] <= 1:
-        raise ConfigError(f"keep_prob: must be above 0 and at most 1, not {values['keep_prob']}")
-
-
-def _read_documents(path: Path, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` documents of a YAML file, each a mapping."""
+def _read_documents(path: Path) -> list[YamlMapping]:
+    """The documents of a YAML file, each a mapping."""
     try:
-        documents = read_yaml_documents(path.read_text(encoding="utf-8"))
+        return read_yaml_documents(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except AmbiguousYamlError as error:
-        raise ConfigError(f"{path}:{error.line}: {error}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    # A file of comments only has no document, and an empty document is None.
-    found = [{} if document is None else document for document in documents[:count]] or [{}]
-    if len(found) < count or not all(isinstance(document, dict) for document in found):
-        raise ConfigError(f"{path}: expected {count} document(s) of key: value lines")
-    return found
+    except YamlFileError as error:
+        where = f"{path}:{error.line}" if error.line else f"{path}"
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _shown(value: Any) -> str:

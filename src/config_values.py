@@ -2,63 +2,69 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable
+import reprlib
 from typing import Any
 
+from src.process.paths import PathError, expanded_path
 
-def flag_type(kind: str, not_empty: bool = False) -> Callable[[str], Any]:
-    """The ``type`` of a flag, for argparse.
+PathText = str
+"""The type of a key that names a file or a folder; empty for none."""
 
-    Args:
-        kind: As in ``KEY_TYPES``.
-        not_empty: Refuse a blank text.
-    """
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_EXPECTED = {
+    "str": "text",
+    "PathText": "a path",
+    "bool": "True or False",
+    "int": "a whole number",
+    "float": "a number",
+}
+_short = reprlib.Repr()  # aliases in YAML can make a list of any size
+_short.maxlevel = 2
+_short.maxstring = _short.maxother = _short.maxlong = 80
 
-    def convert(text: str) -> Any:
-        if not_empty and not text.strip():
-            raise argparse.ArgumentTypeError("must not be empty")
-        try:
-            return converted(text, kind)
-        except (TypeError, ValueError):
-            raise argparse.ArgumentTypeError(expected(kind, text)) from None
 
-    return convert
+class ValueProblem(ValueError):
+    """A value that can't be of the type that its key asks for; the message says what it is."""
 
 
 def converted(value: Any, kind: str) -> Any:
     """The value as a type; text is also read as a number, as YAML reads 8e-5 as text.
 
+    Args:
+        value: What stood in the file or behind the flag.
+        kind: The annotation of the key in ``Config``.
+
     Raises:
-        OverflowError, TypeError, ValueError: It is no such value.
+        ValueProblem: It is no such value.
     """
-    if kind == "str":
-        return _as_str(value)
-    if kind == "bool":
-        return _as_bool(value)
-    if kind == "int":
-        return _as_int(value)
-    if kind == "float":
-        return _as_float(value)
-    return _as_widths(value)
+    try:
+        return _CONVERSIONS.get(kind, _as_widths)(value)
+    except PathError as error:
+        raise ValueProblem(str(error)) from None
+    except (KeyError, OverflowError, TypeError, ValueError):
+        raise ValueProblem(_expected(kind, value)) from None
 
 
-def expected(kind: str, value: Any) -> str:
+def _expected(kind: str, value: Any) -> str:
     """What a value of this kind looks like, and what stood in its place."""
-    known = {
-        "str": "text",
-        "bool": "True or False",
-        "int": "a whole number",
-        "float": "a number",
-    }
-    return f"expected {known.get(kind, 'a list of positive whole numbers')}, not {value!r}"
+    form = _EXPECTED.get(kind, "a list of positive whole numbers")
+    if value is None:
+        return f"expected {form}, but there is nothing"
+    if kind in ("str", "PathText") and isinstance(value, (bool, int, float)):
+        return f"expected {form}, not {value!r}: put it in quotes"
+    return f"expected {form}, not {_short.repr(value)}"
 
 
 def _as_str(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError
     return value
+
+
+def _as_path(value: Any) -> str:
+    text = _as_str(value)
+    return expanded_path(text) if text else ""
 
 
 def _as_float(value: Any) -> float:
@@ -81,13 +87,19 @@ def _as_widths(value: Any) -> tuple[int, ...]:
 def _as_bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    known = {"true": True, "false": False}
-    if isinstance(value, str) and value.lower() in known:
-        return known[value.lower()]
-    raise ValueError
+    return _TRUTHS[_as_str(value).lower()]
 
 
 def _as_int(value: Any) -> int:
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError
     return int(value)
+
+
+_CONVERSIONS = {
+    "str": _as_str,
+    "PathText": _as_path,
+    "bool": _as_bool,
+    "int": _as_int,
+    "float": _as_float,
+}

@@ -100,6 +100,8 @@ def test_list_flags(flags: list[str], expected: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (["--sparse=yes"], True),
+        (["--sparse=off"], False),
         (["--sparse"], True),
         (["--sparse=True"], True),
         (["--sparse", "true"], True),
@@ -122,7 +124,9 @@ def test_whole_number_in_the_file_is_taken_for_a_float(tmp_path: Path) -> None:
 
 
 def test_unknown_key_of_the_file_is_named_with_the_close_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="user.yaml: unknown key batch_sise; did you mean batch"):
+    with pytest.raises(
+        ConfigError, match="user.yaml:1: unknown key batch_sise; did you mean batch"
+    ):
         load_config([user_file(tmp_path, "batch_sise: 32\n")])
 
 
@@ -166,7 +170,7 @@ def test_wrong_type_is_named_with_file_key_and_value(
     line: str, expected: str, tmp_path: Path
 ) -> None:
     key = line.split(":")[0]
-    with pytest.raises(ConfigError, match=rf"user\.yaml: {key}: expected {expected}, not "):
+    with pytest.raises(ConfigError, match=rf"user\.yaml:1: {key}: expected {expected}, "):
         load_config([user_file(tmp_path, line)])
 
 
@@ -210,7 +214,7 @@ def test_missing_user_file_is_one_line() -> None:
 def test_file_that_is_no_mapping_is_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"broken\.yaml: (not YAML|expected 1 document)") as error:
+    with pytest.raises(ConfigError, match=r"broken\.yaml:\d: (not YAML|expected lines)") as error:
         load_config([f"--config_path={path}"])
     assert "\n" not in str(error.value)
 
@@ -277,7 +281,7 @@ def test_another_script_takes_its_shared_flags_from_the_file_unless_they_are_giv
     path.write_text("admit_count: 2\ndense_transform: log\nemb_dim: 16\n")
     both = parsed(f"--config_path={path}", "--dense_transform=bucket")
     assert vars(both) == {
-        "config_path": str(path),
+        "config_path": path,
         "topic": "python_test1",
         "admit_count": 2,
         "dense_transform": "bucket",
@@ -303,10 +307,40 @@ def test_a_file_that_is_wrong_is_named_to_another_script_too(
 
 
 @pytest.mark.parametrize("key", ["topic", "group_id", "namespace", "bootstrap_servers"])
-@pytest.mark.parametrize("value", ["", "  "])
-def test_an_empty_name_is_refused(key: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{key}: must not be empty$"):
-        load_config([f"--{key}={value}"])
+@pytest.mark.parametrize("value", ["''", "'  '"])
+def test_an_empty_name_in_the_file_is_refused(key: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"user.yaml:1: {key}: must not be empty$"):
+        load_config([user_file(tmp_path, f"{key}: {value}")])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--topic=", "must not be empty"),
+        ("--ckpt_path= ", "must not be empty"),
+        ("--group_id=test ", "'test ' begins or ends with a blank"),
+        ("--batch_size=0", "must be positive, not 0"),
+        ("--batch_size=-5", "must be positive, not -5"),
+        ("--batch_size=1e2", "expected a whole number, not '1e2'"),
+        ("--batch_size=", "expected a whole number, not ''"),
+        ("--batch_size=99999999999999999999", "must be at most 2147483647"),
+        ("--max_steps=99999999999999999999", "must be at most 9223372036854775807"),
+        ("--idle_seconds=1e300", "must be at most 1000000000"),
+        ("--idle_seconds=1e999", "expected a number"),
+        ("--metrics_port=65536", "must be at most 65535"),
+        ("--metrics_port=-1", "must not be negative"),
+        ("--sparse=2", "expected True or False, not '2'"),
+    ],
+)
+def test_a_flag_out_of_its_range_is_one_line(
+    flag: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        load_config([flag])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert f"argument {flag.split('=')[0]}: " in error and message in error
+    assert error.count("\n") == 1
 
 
 def test_another_script_refuses_an_empty_name_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,3 +354,111 @@ def test_an_ambiguous_file_is_refused_with_the_line(tmp_path: Path) -> None:
     path.write_text("topic: one\nbatch_size: 10\ntopic: two\n")
     with pytest.raises(ConfigError, match=r"twice\.yaml:3: topic stands twice$"):
         load_config([f"--config_path={path}"])
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("batch_size: 1_000", "batch_size", 1000),
+        ("batch_size: 0x10", "batch_size", 16),
+        ("batch_size: 1.0e+2", "batch_size", 100),
+        ("batch_size: '010'", "batch_size", 10),
+        ("l2_coef: 1e-3", "l2_coef", 0.001),
+        ("l2_coef: .5", "l2_coef", 0.5),
+        ("sparse: yes", "sparse", True),
+        ("sparse: Off", "sparse", False),
+        ("sparse: 'no'", "sparse", False),
+        ("topic: 2026-01-01", "topic", "2026-01-01"),
+        ("topic: clicks   # of today", "topic", "clicks"),
+        ("topic: clicks   ", "topic", "clicks"),
+        ("deep_layer_dim: 64,32", "deep_layer_dim", (64, 32)),
+        ("deep_layer_dim: [64, '32']", "deep_layer_dim", (64, 32)),
+        ("\ufefftopic: clicks\r", "topic", "clicks"),
+        ("--- \ntopic: clicks\n---\n", "topic", "clicks"),
+        ("<<: {batch_size: 7, topic: a}\ntopic: b", "topic", "b"),
+        ("topic: &name clicks\ngroup_id: *name", "group_id", "clicks"),
+    ],
+)
+def test_other_ways_to_write_a_value_are_taken(
+    line: str, key: str, value: object, tmp_path: Path
+) -> None:
+    found = getattr(load_config([user_file(tmp_path, line)]), key)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_with_a_byte_order_mark_is_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "windows.yaml"
+    mark = "\ufeff" if encoding.endswith(("le", "be")) else ""
+    path.write_bytes(f"{mark}topic: clicks\r\nbatch_size: 7\r\n".encode(encoding))
+    config = load_config([f"--config_path={path}"])
+    assert (config.topic, config.batch_size) == ("clicks", 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch_size: 0o17", "1: batch_size: expected a whole number, not '0o17'"),
+        ("batch_size: 1e3", "1: batch_size: expected a whole number, not '1e3'"),
+        ("batch_size: 2026-01-01", "1: batch_size: expected a whole number, not '2026-01-01'"),
+        ("batch_size: [1]", "1: batch_size: expected a whole number, not [1]"),
+        ("batch_size: 9999999999", "1: batch_size: must be at most 2147483647"),
+        ("batch_size: " + "9" * 5000, "1: a number of 5000 digits"),
+        ("max_steps: .inf", "1: max_steps: expected a whole number, not inf"),
+        ("idle_seconds: .nan", "1: idle_seconds: expected a number, not nan"),
+        ("idle_seconds: 1e400", "1: idle_seconds: expected a number, not '1e400'"),
+        ("topic: on", "1: topic: expected text, not True: put it in quotes"),
+        ("topic: 123", "1: topic: expected text, not 123: put it in quotes"),
+        ("topic: null", "1: topic: expected text, but there is nothing"),
+        ("topic: ~", "1: topic: expected text, but there is nothing"),
+        ("metrics_path:", "1: metrics_path: expected a path, but there is nothing"),
+        ("ckpt_path: ~", "1: ckpt_path: expected a path, but there is nothing"),
+        ("topic: [a, b]", "1: topic: expected text, not ['a', 'b']"),
+        ("topic: {name: a}", "1: topic: expected text, not {'name': 'a'}"),
+        ('topic: "clicks "', "1: topic: 'clicks ' begins or ends with a blank"),
+        ("seed: 1\nbatch-size: 5", "2: unknown key batch-size; did you mean batch_size?"),
+        ("model:\n  batch_size: 5", "1: unknown key model"),
+        ("1: 2", "1: unknown key 1"),
+        ("on: 2", "1: unknown key True"),
+        ("? [a]\n: 1", "1: a key must be a name"),
+        ("seed:\t1", "1: not YAML: found character"),
+        ("\n\ttopic: a", "2: not YAML: found character"),
+        ("seed: 1\n\ttopic: a", "2: not YAML"),
+        ("seed: !!python/object:os.system x", "1: not YAML: could not determine a constructor"),
+        ("seed: !!int ''", " not YAML"),
+        ("seed: 1\n---\nseed: 2", " expected 1 document, not 2"),
+        ("seed: 1\n---\nseed: 2\n---\na: 3", " expected 1 document, not 3"),
+        ("topic: &a [*a, *a]", "1: topic: expected text, not [["),
+        ("seed: " + "[" * 3000, " nested too deeply"),
+    ],
+)
+def test_what_can_be_misread_is_refused_with_line_and_key(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config([user_file(tmp_path, text)])
+    assert f"user.yaml:{message}" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_many_references_make_no_endless_message(tmp_path: Path) -> None:
+    lines = ["<<:", "  l0: &l0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 30)]
+    text = "\n".join([*lines, "topic: *l29"])
+    with pytest.raises(ConfigError) as refused:
+        load_config([user_file(tmp_path, text)])
+    assert len(str(refused.value)) < 500
+
+
+def test_a_flag_that_is_given_twice_has_its_last_value() -> None:
+    assert load_config(["--seed=1", "--seed", "2"]).seed == 2
+
+
+@pytest.mark.parametrize("key", ["init_ckpt", "loss_file_name", "metrics_path", "ckpt_path"])
+def test_home_is_meant_by_a_tilde_in_flag_and_file(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    from_flag = load_config([f"--{key}=~/x y"])
+    from_file = load_config([user_file(tmp_path, f"{key}: ~/x y")])
+    assert getattr(from_flag, key) == getattr(from_file, key) == "/home/me/x y"

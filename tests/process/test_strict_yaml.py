@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.process.strict_yaml import AmbiguousYamlError, read_yaml_documents
+from src.process.strict_yaml import YamlFileError, read_yaml_documents
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from src.process.strict_yaml import AmbiguousYamlError, read_yaml_documents
     ],
 )
 def test_it_is_named_with_its_line(text: str, line: int, named: str) -> None:
-    with pytest.raises(AmbiguousYamlError, match=named) as error:
+    with pytest.raises(YamlFileError, match=named) as error:
         read_yaml_documents(text)
     assert error.value.line == line
 
