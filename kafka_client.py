@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from src.cluster.topic import TopicError, ensure_topic
 from src.config import add_shared_flags
+from src.process.flags import FlagParser
 from src.process.logs import configure_logging
 
 logger = logging.getLogger("kafka_client")
@@ -16,9 +17,7 @@ logger = logging.getLogger("kafka_client")
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_shared_flags(parser, "bootstrap_servers", "topic")
     parser.add_argument(
         "--num_partitions", type=int, default=2, help="number of partitions, one per file"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.config import add_shared_flags
+from src.process.flags import FlagParser, number_flag, optional_path_flag
 from src.process.logs import configure_logging
 from src.process.stop import StopFlag, stop_on_signals
 from src.rows.criteo import VALUE_FORMATS
@@ -28,13 +29,21 @@ logger = logging.getLogger("producer")
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--file1", default="./output1.tsv", help="file for partition 0, or empty")
-    parser.add_argument("--file2", default="./output2.tsv", help="file for partition 1, or empty")
+    parser = FlagParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
-        "--rate", type=float, default=0.0, help="rows per second and file; 0 for no limit"
+        "--file1",
+        type=optional_path_flag,
+        default="./output1.tsv",
+        help="file for partition 0, or empty",
+    )
+    parser.add_argument(
+        "--file2",
+        type=optional_path_flag,
+        default="./output2.tsv",
+        help="file for partition 1, or empty",
+    )
+    parser.add_argument(
+        "--rate", type=number_flag, default=0.0, help="rows per second and file; 0 for no limit"
     )
     parser.add_argument(
         "--value_format", choices=VALUE_FORMATS, default="tsv", help="format of a message's value"

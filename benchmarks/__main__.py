@@ -18,7 +18,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.report import Result, machine, missed, table, write_json
 from benchmarks.settings import Settings
@@ -26,6 +25,7 @@ from benchmarks.stages.registry import STAGES, run_in_process
 from examples.services.common import ROOT, ServiceError
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
+from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 from src.process.ports import free_port
 
@@ -35,7 +35,7 @@ logger = logging.getLogger("benchmarks")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="python -m benchmarks",
         description=summary,
         epilog=details,
@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--repeats", type=int, default=defaults.repeats, help="rounds that count (%(default)s)")
     flag(
         "--json",
-        type=Path,
+        type=path_flag,
         default=ROOT / "build" / "bench.json",
         help="file of the results (build/bench.json)",
     )

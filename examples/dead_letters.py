@@ -28,6 +28,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from src.cluster.broker import SourceError
 from src.config import add_shared_flags
+from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 from src.rows.criteo import VALUE_FORMATS
 from src.stream.dead_letters import DeadLetter, read_dead_letters, time_text
@@ -121,10 +122,10 @@ def count_table(dead_letters: Sequence[DeadLetter]) -> list[str]:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = FlagParser(add_help=False)
     add_shared_flags(shared, "bootstrap_servers", "topic")
     shared.add_argument(
         "--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of the rows"
@@ -137,7 +138,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     commands.add_parser("list", help="one JSON object for each bad row", **options)
     commands.add_parser("count", help="a table by column and reason", **options)
     command = commands.add_parser("replay", help="send corrected rows", **options)
-    command.add_argument("file", type=Path, help="lines as list writes them, with corrected values")
+    command.add_argument(
+        "file", type=path_flag, help="lines as list writes them, with corrected values"
+    )
     command.add_argument(
         "--dry_run", action="store_true", help="show what would be done, and do nothing"
     )

@@ -27,6 +27,7 @@ from src.config import load_config
 from src.dictionaries.dictionaries import load_dictionaries
 from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.process.exit_handlers import keep_modules_until_exit
+from src.process.flags import FlagParser, path_flag, path_text_flag
 from src.process.logs import configure_logging
 from src.rows.row_file import RowFileError
 
@@ -44,20 +45,33 @@ EXPECTED_ERRORS = (
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument
     flag(
         "--ckpt",
-        type=Path,
+        type=path_flag,
         required=True,
         help="a .ckpt file, or a folder, whose newest valid one is used",
     )
-    flag("--data", type=Path, required=True, help="a Criteo file, label first, no header")
-    flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
-    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each dense column")
-    flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    flag("--data", type=path_flag, required=True, help="a Criteo file, label first, no header")
+    flag(
+        "--max_dict",
+        type=path_text_flag,
+        default="./all_val_max_dict.pkl",
+        help="largest value of each dense column",
+    )
+    flag(
+        "--min_dict",
+        type=path_text_flag,
+        default="./all_val_min_dict.pkl",
+        help="smallest value of each dense column",
+    )
+    flag(
+        "--map_dict",
+        type=path_text_flag,
+        default="./cat2id_dict.pkl",
+        help="ids of columns and categorical values",
+    )
     flag("--skip_rows", type=int, default=0, help="rows at the beginning to skip (0)")
     flag("--rows", type=int, help="largest number of rows to score (all)")
     flag(

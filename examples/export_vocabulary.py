@@ -27,6 +27,7 @@ from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.files import atomic_write_bytes
+from src.process.flags import FlagParser, path_flag, path_text_flag
 from src.process.logs import configure_logging
 
 logger = logging.getLogger("export_vocabulary")
@@ -36,18 +37,21 @@ EXPECTED_ERRORS = (CheckpointError, DictionaryError, VocabularyError, OSError)
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument
     flag(
         "--ckpt",
-        type=Path,
+        type=path_flag,
         required=True,
         help="a .ckpt file, or a folder, whose newest valid one is used",
     )
-    flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
-    flag("--output", type=Path, required=True, help="the file to write")
+    flag(
+        "--map_dict",
+        type=path_text_flag,
+        default="./cat2id_dict.pkl",
+        help="ids of columns and categorical values",
+    )
+    flag("--output", type=path_flag, required=True, help="the file to write")
     flag(
         "--ckpt_prefix",
         default=load_config([]).ckpt_prefix,

@@ -19,13 +19,14 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from examples.services.common import HOST, ROOT, ServiceError
 from examples.services.left_running import LocalServices
+from src.process.flags import FlagParser, path_flag
 
 logger = logging.getLogger("local_services")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description="Start, stop or list Apache Kafka and the yr engine on this machine."
     )
     parser.add_argument(
@@ -38,7 +39,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--data_dir",
-        type=Path,
+        type=path_flag,
         default=ROOT / "build" / "services",
         help="folder of Kafka's data and of the record of what was started (build/services)",
     )

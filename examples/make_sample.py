@@ -39,6 +39,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from examples.sample.rows import write_sample
+from src.process.flags import FlagParser, path_text_flag
 
 logger = logging.getLogger("make_sample")
 
@@ -46,7 +47,7 @@ logger = logging.getLogger("make_sample")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,6 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--rows", type=int, default=20_000, help="rows in all files together (%(default)s)")
     flag(
         "--output",
+        type=path_text_flag,
         nargs="+",
         default=["output1.tsv", "output2.tsv"],
         metavar="FILE",

@@ -29,6 +29,7 @@ from src.dictionaries.builder import DEFAULT_MIN_COUNT, DEFAULT_VOCAB_SIZE
 from src.dictionaries.dictionaries import MAP_DICT_NAME, MAX_DICT_NAME, MIN_DICT_NAME
 from src.dictionaries.errors import DictionaryError
 from src.features.drift import PROFILE_NAME
+from src.process.flags import FlagParser, path_text_flag
 from src.rows.criteo import FIELD_SIZE
 
 logger = logging.getLogger("process_data")
@@ -37,15 +38,23 @@ logger = logging.getLogger("process_data")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flag = parser.add_argument
-    flag("--data", nargs="+", required=True, metavar="FILE", help="Criteo files without a header")
+    flag(
+        "--data",
+        type=path_text_flag,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="Criteo files without a header",
+    )
     flag(
         "--output_dir",
+        type=path_text_flag,
         default=".",
         help=f"folder of {MAX_DICT_NAME}, {MIN_DICT_NAME}, {MAP_DICT_NAME} and {PROFILE_NAME} "
         "(default: here)",

@@ -37,6 +37,7 @@ from examples.services.common import ROOT, ServiceError
 from src.cluster.topic import TopicError
 from src.config import ConfigError, load_config
 from src.dictionaries.errors import DictionaryError
+from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 from src.process.stop import StopFlag, stop_on_signals
 
@@ -50,15 +51,14 @@ FAILURES = (DemoError, ServiceError, TopicError, DataError, DictionaryError, OSE
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the script's own flags."""
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="quickstart.py [flags] [flags of online_train.py]",
-        allow_abbrev=False,
     )
     flag = parser.add_argument
-    flag("--data", type=Path, metavar="FILE", help="a Criteo file instead of made rows")
+    flag("--data", type=path_flag, metavar="FILE", help="a Criteo file instead of made rows")
     flag(
         "--history_rows",
         type=int,
@@ -89,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     flag(
         "--work_dir",
-        type=Path,
+        type=path_flag,
         default=ROOT / "build" / "demo",
         metavar="DIR",
         help="folder of rows, dictionaries, logs and Kafka's data (build/demo)",

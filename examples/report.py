@@ -21,6 +21,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from examples.report_page.page import write_report
 from examples.report_page.runs import ReportError, read_run
+from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 
 logger = logging.getLogger("report")
@@ -28,14 +29,15 @@ logger = logging.getLogger("report")
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "files", type=path_flag, nargs="+", metavar="metrics.jsonl", help="one file per run"
     )
     parser.add_argument(
-        "files", type=Path, nargs="+", metavar="metrics.jsonl", help="one file per run"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), help="the page to write (%(default)s)"
+        "--output",
+        type=path_flag,
+        default=Path("report.html"),
+        help="the page to write (%(default)s)",
     )
     return parser.parse_args(argv)
 

@@ -39,6 +39,7 @@ from src.model.model_config import model_shape
 from src.model.networks import GetWideDeepNet, TrainNet
 from src.model.row_reset import RowReset
 from src.process.exit_handlers import keep_modules_until_exit
+from src.process.flags import FlagParser, path_flag, path_text_flag
 from src.process.logs import configure_logging
 from src.rows.row_file import RowFileError
 from src.stream.position import Position
@@ -69,20 +70,34 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, C
         ConfigError: online_train.py would refuse one of its flags.
     """
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="warm_start.py --data FILE [flags] [flags of online_train.py]",
-        allow_abbrev=False,
     )
     flag = parser.add_argument
-    flag("--data", type=Path, required=True, help="a Criteo file, label first, no header")
+    flag("--data", type=path_flag, required=True, help="a Criteo file, label first, no header")
     flag("--rows", type=int, help="largest number of rows to train on (all)")
     flag("--epochs", type=int, default=1, help="passes over the rows (1)")
-    flag("--max_dict", default="./all_val_max_dict.pkl", help="largest value of each dense column")
-    flag("--min_dict", default="./all_val_min_dict.pkl", help="smallest value of each dense column")
-    flag("--map_dict", default="./cat2id_dict.pkl", help="ids of columns and categorical values")
+    flag(
+        "--max_dict",
+        type=path_text_flag,
+        default="./all_val_max_dict.pkl",
+        help="largest value of each dense column",
+    )
+    flag(
+        "--min_dict",
+        type=path_text_flag,
+        default="./all_val_min_dict.pkl",
+        help="smallest value of each dense column",
+    )
+    flag(
+        "--map_dict",
+        type=path_text_flag,
+        default="./cat2id_dict.pkl",
+        help="ids of columns and categorical values",
+    )
     arguments, others = parser.parse_known_args(argv)
     for name in ("rows", "epochs"):
         if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:

@@ -252,6 +252,7 @@ def _read_user_file(path: Path, defaults: Defaults) -> dict[str, Any]:
 def make_parser(defaults: Defaults) -> argparse.ArgumentParser:
     """The parser of ``online_train.py``: a flag for each key; one not given is None."""
     parser = FlagParser(
+        prog="online_train.py",
         description="Trains Wide&Deep on the stream for as long as it flows.",
         epilog="Precedence: default_config.yaml < --config_path FILE < flags.",
     )

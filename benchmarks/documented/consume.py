@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from mindpandas.channel import DataSender
 
 from benchmarks.documented.features import Message, RowFunctions, window_features
 from src.dictionaries.dictionaries import load_dictionaries
+from src.process.flags import FlagParser
 
 
 def stream_consumer(bootstrap_servers: str, topic: str) -> KafkaConsumer:
@@ -48,7 +48,7 @@ def windows_of_messages(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs until it is killed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = FlagParser(description=__doc__)
     names = ("bootstrap_servers", "topic", "address", "namespace", "dataset_name")
     for name in (*names, "max_dict", "min_dict", "map_dict"):
         parser.add_argument(f"--{name}", required=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 import time
@@ -19,6 +18,7 @@ from mindspore_rec import RecModel
 
 from benchmarks.documented.dataset import RowDataset, row_batches
 from benchmarks.documented.step import DOCUMENTED_CONFIG, documented_step
+from src.process.flags import FlagParser
 
 SEED = 1  # online_train.py's own
 CHECKPOINT_STEPS = 100
@@ -48,7 +48,7 @@ def receiver_of(address: str, namespace: str, dataset_name: str) -> DataReceiver
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs until it is killed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = FlagParser(description=__doc__)
     for name in ("address", "namespace", "dataset_name", "ckpt_path"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--batch_size", type=int, required=True)

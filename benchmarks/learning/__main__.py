@@ -19,7 +19,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.learning.linear_learner import learn_with_vowpal_wabbit
 from benchmarks.learning.rows import SAMPLE_HISTORY_ROWS, LearningError, prepare
@@ -30,6 +29,7 @@ from examples.dictionaries.criteo_file import DataError
 from examples.sample.rows import best_scores
 from examples.services.common import ROOT
 from src.dictionaries.errors import DictionaryError
+from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 from src.rows.row_file import RowFileError
 
@@ -39,14 +39,14 @@ logger = logging.getLogger("learning")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="python -m benchmarks.learning",
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flag = parser.add_argument
-    flag("--data", type=Path, metavar="FILE", help="a Criteo file instead of made rows")
+    flag("--data", type=path_flag, metavar="FILE", help="a Criteo file instead of made rows")
     flag("--rows", type=int, help="rows to stream (a million; with --data all other rows)")
     flag(
         "--history_rows",
@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ways to compare (all)")
     flag(
         "--work_dir",
-        type=Path,
+        type=path_flag,
         default=ROOT / "build" / "learning",
         help="folder of rows and dictionaries (build/learning)",
     )

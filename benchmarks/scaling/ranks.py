@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.report import machine
 from examples.services.common import HOST, ROOT
+from src.process.flags import FlagParser
 from src.process.logs import configure_logging
 from src.process.ports import free_port
 from src.process.stop import StopFlag
@@ -188,7 +189,7 @@ def paper_table(batch: int) -> list[str]:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = FlagParser(description=(__doc__ or "").partition("\n")[0])
     flag = parser.add_argument
     flag("--ranks", nargs="+", type=int, default=[1, 2], help="numbers of ranks (1 2)")
     flag("--batch", type=int, default=100, help="rows per step on each rank (%(default)s)")

@@ -30,6 +30,7 @@ from benchmarks.scaling.size_points import SERIES, Point
 from benchmarks.settings import Settings
 from examples.services.common import ROOT, ServiceError
 from examples.services.kafka_service import KafkaService
+from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 from src.process.ports import free_port
 
@@ -61,7 +62,7 @@ class Measured:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="python -m benchmarks.scaling.sizes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,13 +74,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--largest", type=int, default=0, help="largest size to measure (0 for all)")
     flag(
         "--json",
-        type=Path,
+        type=path_flag,
         default=ROOT / "build" / "scale.json",
         help="file of the results (build/scale.json)",
     )
     flag(
         "--png",
-        type=Path,
+        type=path_flag,
         default=ROOT / "build" / "scale.png",
         help="file of the picture (build/scale.png)",
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from src.channel.closing_rule import DEFAULT_MAX_WINDOW_SIZE
 from src.config import add_shared_flags, parse_with_config_file
+from src.process.flags import FlagParser, number_flag, path_text_flag
 from src.rows.criteo import VALUE_FORMATS
 
 # The flags whose default and help text stand in default_config.yaml.
@@ -57,27 +58,39 @@ def parse_consumer_flags(description: str, argv: Sequence[str] | None) -> argpar
 
 def _make_parser(description: str) -> argparse.ArgumentParser:
     """The flags, save --config_path."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     flag = parser.add_argument
     flag("--num_shards", type=int, default=1, help="ranks that share the stream, one shard each")
     flag(
-        "--max_dict", default="./all_val_max_dict.pkl", help="file with each dense column's maximum"
+        "--max_dict",
+        type=path_text_flag,
+        default="./all_val_max_dict.pkl",
+        help="file with each dense column's maximum",
     )
     flag(
-        "--min_dict", default="./all_val_min_dict.pkl", help="file with each dense column's minimum"
+        "--min_dict",
+        type=path_text_flag,
+        default="./all_val_min_dict.pkl",
+        help="file with each dense column's minimum",
     )
-    flag("--map_dict", default="./cat2id_dict.pkl", help="file with the ids of columns and values")
+    flag(
+        "--map_dict",
+        type=path_text_flag,
+        default="./cat2id_dict.pkl",
+        help="file with the ids of columns and values",
+    )
     flag(
         "--profile",
+        type=path_text_flag,
         default="./data_profile.json",
         help="file that describes the rows that the dictionaries were made from",
     )
     flag("--window_size", type=int, default=1000, help="rows per shard after which a window closes")
     flag(
         "--window_seconds",
-        type=float,
+        type=number_flag,
         default=1.0,
         help="seconds after its first row at which a window closes",
     )
@@ -97,7 +110,7 @@ def _make_parser(description: str) -> argparse.ArgumentParser:
     flag("--allow_loss", action="store_true", help="continue where retention has deleted rows")
     flag(
         "--max_bad_fraction",
-        type=float,
+        type=number_flag,
         default=0.05,
         help="largest share of bad rows in the last 10,000; above it the consumer stops",
     )

@@ -36,7 +36,8 @@ class FlagParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Says on one line what is wrong, without argparse's list of all flags."""
         line = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {line} (--help explains the flags)\n")
+        hint = f"usage: {self.usage}" if self.usage else "--help explains the flags"
+        self.exit(2, f"{self.prog}: error: {line} ({hint})\n")
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

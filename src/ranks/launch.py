@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.config import ConfigError, load_config
+from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 from src.process.ports import free_port, is_local
 from src.process.stop import StopFlag, stop_on_signals
@@ -61,11 +62,10 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
     names = (
         "RANK_SIZE LOCAL_HOST_IP" if is_mpi else "WORKER_NUM SCHED_HOST SCHED_PORT LOCAL_HOST_IP"
     )
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog=script,
         usage=f"bash {script} {names} [flags] [-- flags of online_train.py]",
         description="Trains on several ranks. Each takes one shard of the stream.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     if is_mpi:
@@ -81,7 +81,12 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         help="--address of online_train.py on this host",
     )
     add("--detach", action="store_true", help=f"run in the background, see logs/{PID_FILE}")
-    add("--logs", type=Path, default=Path("logs"), help="folder of the logs (default: %(default)s)")
+    add(
+        "--logs",
+        type=path_flag,
+        default=Path("logs"),
+        help="folder of the logs (default: %(default)s)",
+    )
     add(
         "--meeting_seconds",
         type=_count,

@@ -12,6 +12,7 @@ import kafka_client
 import producer
 from examples.services.common import ROOT
 from src.config import read_defaults
+from src.process.flags import FlagParser
 
 
 class _Parser(Exception):  # noqa: N818 - it carries a parser, nothing went wrong
@@ -25,7 +26,7 @@ def flags_of(parse_args: Callable[[Sequence[str]], Any]) -> dict[str, object]:
         raise _Parser(parser)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parser) as caught:
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setattr(FlagParser, "parse_args", stop)
         parse_args([])
     parser = caught.value.args[0]
     return {a.option_strings[-1]: a.default for a in parser._actions if a.dest != "help"}

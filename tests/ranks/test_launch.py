@@ -65,9 +65,9 @@ def has_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["mpirun", "-1", "127.0.0.1"], "-1"),
         (["mpirun", "two", "127.0.0.1"], "RANK_SIZE: .* not 'two'"),
         (["mpirun", "2", "localhost"], "LOCAL_HOST_IP: expected an IPv4 address, not 'localhost'"),
-        (["mpirun", "2", "127.0.0.1", "3"], "unrecognized arguments: 3"),
-        ([*MPIRUN, "--device_target=CPU"], "unrecognized arguments: --device_target=CPU"),
-        ([*MPIRUN, "--local_workers=1"], "unrecognized arguments: --local_workers=1"),
+        (["mpirun", "2", "127.0.0.1", "3"], "unknown argument 3"),
+        ([*MPIRUN, "--device_target=CPU"], "unknown argument --device_target"),
+        ([*MPIRUN, "--local_workers=1"], "unknown argument --local_workers"),
         ([*MPIRUN, "--meeting_seconds=0"], "--meeting_seconds"),
         ([*MPIRUN, "--hang_seconds=soon"], "--hang_seconds"),
         ([*MPIRUN, "--hang_seconds=-1"], "--hang_seconds"),
@@ -82,21 +82,22 @@ def has_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["network", "2", "127.0.0.1", "http", "127.0.0.1"], "SCHED_PORT: .* not 'http'"),
         (["network", "2", "127.0.0.1", "8118", "1.2.3"], "LOCAL_HOST_IP: .* not '1.2.3'"),
         ([*NETWORK, "--local_workers=0"], "--local_workers"),
-        ([*NETWORK, "--hosts=a:1"], "unrecognized arguments: --hosts=a:1"),
+        ([*NETWORK, "--hosts=a:1"], "unknown argument --hosts"),
     ],
 )
-def test_wrong_arguments_end_with_the_usage_and_what_is_wrong(
+def test_wrong_arguments_end_with_one_line_that_has_the_usage(
     argv: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         parse_args(argv)
     assert end.value.code == 2
-    usage, *_, error = capsys.readouterr().err.splitlines()
+    (error,) = capsys.readouterr().err.splitlines()
     script, names = {
         "mpirun": ("mpirun_dist_online_train.sh", "RANK_SIZE LOCAL_HOST_IP"),
         "network": ("run_dist_online_train.sh", "WORKER_NUM SCHED_HOST SCHED_PORT LOCAL_HOST_IP"),
     }[argv[0]]
-    assert usage == f"usage: bash {script} {names} [flags] [-- flags of online_train.py]"
+    usage = f"(usage: bash {script} {names} [flags] [-- flags of online_train.py])"
+    assert error.startswith(f"{script}: error: ") and error.endswith(usage)
     assert re.search(complaint, error), error
 
 
@@ -112,7 +113,8 @@ def test_each_script_without_arguments_shows_its_usage_from_any_folder(
     )
     assert ended.returncode == 2
     assert ended.stdout == ""
-    assert ended.stderr.startswith(f"usage: bash {script} ")
+    (line,) = ended.stderr.splitlines()
+    assert f"(usage: bash {script} " in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,10 +230,11 @@ def test_more_ranks_here_than_in_all_are_refused() -> None:
 def test_flags_that_the_trainer_would_refuse_are_refused_before_anything_starts(
     argv: list[str],
 ) -> None:
-    with pytest.raises(ConfigError, match="batch_size: must be positive"):
-        launch(*argv, "--", "--batch_size=0")
-    with pytest.raises(SystemExit, match="2"):
-        launch(*argv, "--", "--bach_size=10")
+    for flag in ("--batch_size=0", "--bach_size=10"):
+        with pytest.raises(SystemExit, match="2"):
+            launch(*argv, "--", flag)
+    with pytest.raises(ConfigError, match="nowhere.yaml: No such file"):
+        launch(*argv, "--", "--config_path=nowhere.yaml")
 
 
 @pytest.mark.usefixtures("has_mpirun")
@@ -253,7 +256,7 @@ def test_a_machine_without_mpirun_says_what_to_install(
     ("more", "named"),
     [
         (["--local_workers=5"], "--local_workers is 5"),
-        (["--", "--batch_size=0"], "batch_size: must"),
+        (["--", "--config_path=nowhere.yaml"], "nowhere.yaml: No such file"),
     ],
 )
 def test_a_launch_that_is_refused_starts_nothing_and_returns_2(
