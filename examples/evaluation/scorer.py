@@ -11,7 +11,7 @@ from typing import Any
 
 import mindspore as ms
 
-from src.checkpoints.parts import VOCABULARY
+from src.checkpoints.parts import VOCABULARY, load, load_file
 from src.checkpoints.unit import Unit, newest_unit, read_unit
 from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
@@ -76,10 +76,7 @@ def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
     unit = _find_unit(ckpt, prefix)
     path = unit.path if unit is not None else ckpt
     described = unit.model if unit is not None else {}
-    try:
-        saved = ms.load_checkpoint(str(path))
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+    saved = load(unit) if unit is not None else load_file(path)
     model = WideDeepModel(_config_of(path, saved, described))
     vocab_size = model.config.vocab_size
     if dictionaries.vocab_size_needed > vocab_size:
@@ -101,7 +98,7 @@ def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
     )
     network.set_train(False)
     for parameter in network.get_parameters():
-        parameter.set_data(saved[parameter.name].data)
+        parameter.set_data(ms.Tensor(saved[parameter.name]))
     logger.info("model of %s", path)
     return Scorer(network, features, _vocabulary(saved))
 
@@ -110,7 +107,7 @@ def _vocabulary(saved: Mapping[str, Any]) -> Vocabulary | None:
     if VOCABULARY not in saved:
         return None
     # Values are only looked up, so the settings for growth do not matter.
-    return Vocabulary.load(saved[VOCABULARY].asnumpy().tobytes(), GrowthSettings(1, 1))
+    return Vocabulary.load(saved[VOCABULARY].tobytes(), GrowthSettings(1, 1))
 
 
 def _find_unit(ckpt: Path, prefix: str) -> Unit | None:

@@ -1,7 +1,8 @@
 """Checkpoints: weights, optimizer state, step and position as one unit.
 
-A unit is two files: MindSpore's own ``<prefix>-1_<step>.ckpt``, which ``mindspore.load_checkpoint``
-reads alone, and a manifest of the same name ending in ``.json`` (``unit.py``). Each is written
+A unit is two files: ``<prefix>-1_<step>.ckpt``, which ``mindspore.load_checkpoint`` reads alone,
+and a manifest of the same name ending in ``.json`` (``unit.py``). Beyond 1 GiB more parts come
+beside the first, ``<prefix>-1_<step>.part2.ckpt`` and so on (``parts.py``). Each file is written
 aside, fsynced and renamed, the manifest last: its rename is the moment at which the unit exists. A
 unit whose files are torn or damaged is named in the log and the one before it is used.
 """
@@ -14,21 +15,28 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 
-from src.checkpoints.parts import VOCABULARY, entries, load
+from src.checkpoints.ckpt_file import type_name, write_ckpt
+from src.checkpoints.parts import PART_BYTES, VOCABULARY, load, plan_parts
 from src.checkpoints.unit import (
     CheckpointError,
+    Part,
     Unit,
     as_json,
     manifest_of,
+    manifest_path_of,
     manifests_in,
     newest_unit,
+    part_path,
     step_of,
 )
+from src.process.arrays import Array
 from src.process.files import atomic_write_bytes, fsync_directory
 from src.stream.position import Position
 
@@ -110,10 +118,9 @@ class CheckpointStore:
         fields = (as_json(model), path, as_json(extra or {}))
         unit = Unit(step, position, topic, dictionaries, *fields)
         try:
-            self._write(network, unit, vocabulary)
-        except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-            raise CheckpointError(f"can't write checkpoint {path}: {reason}") from None
+            unit = self._write(_entries(network, vocabulary), unit)
+        except OSError as error:
+            raise CheckpointError(f"can't write checkpoint {path}: {error.strerror}") from None
         self._remove_others(unit)
         return unit
 
@@ -150,13 +157,14 @@ class CheckpointStore:
             if names:
                 raise CheckpointError(f"{unit.path}: the {side} lacks {', '.join(sorted(names))}")
         for name, parameter in wanted.items():
-            if _kind(saved[name]) != _kind(parameter):
+            kind = f"{type_name(saved[name].dtype)}{saved[name].shape}"
+            if kind != _kind(parameter):
                 raise CheckpointError(
-                    f"{unit.path}: {name} is {_kind(saved[name])} in the checkpoint, "
+                    f"{unit.path}: {name} is {kind} in the checkpoint, "
                     f"{_kind(parameter)} in the network"
                 )
         for name, parameter in wanted.items():
-            parameter.set_data(saved[name].data)
+            parameter.set_data(ms.Tensor(saved.pop(name)))  # a large one is not held twice
 
     def check(self, unit: Unit, topic: str, dictionaries: int, model: Mapping[str, Any]) -> None:
         """Refuses a unit of another topic, dictionary or model shape.
@@ -190,9 +198,8 @@ class CheckpointStore:
         try:
             target = self._make_folder(time.strftime("before-%Y%m%dT%H%M%SZ", time.gmtime()))
             for manifest in manifests:
-                for path in (manifest, manifest.with_suffix(".ckpt")):
-                    if path.exists():
-                        os.replace(path, target / path.name)
+                for path in (manifest, *_part_files(manifest)):
+                    os.replace(path, target / path.name)
             fsync_directory(target)
             fsync_directory(self._directory)
         except OSError as error:
@@ -210,24 +217,32 @@ class CheckpointStore:
             except FileExistsError:
                 number += 1
 
-    def _write(self, network: ms.nn.Cell, unit: Unit, vocabulary: bytes) -> None:
+    def _write(self, entries: Mapping[str, Array], unit: Unit) -> Unit:
         """Makes a unit durable, or leaves nothing of it."""
-        # save_checkpoint appends .ckpt to any other name, and leaves the file read-only.
-        aside = unit.path.with_name(f".{unit.path.name}.writing.ckpt")
+        plan = plan_parts(entries, PART_BYTES)
+        paths = [part_path(unit.path, number + 1) for number in range(len(plan.parts))]
+        parts: list[Part] = []
         renamed = False
         try:
-            ms.save_checkpoint(entries(network, vocabulary), str(aside))
-            _fsync_file(aside)
-            manifest = manifest_of(unit, aside)
-            os.replace(aside, unit.path)
-            renamed = True
+            for path, part in zip(paths, plan.parts):
+                _aside(path).unlink(missing_ok=True)
+                written = write_ckpt(_aside(path), part)
+                parts.append(Part(path.name, written.bytes, written.checksum))
+            unit = replace(unit, parts=parts, cut=plan.cut)
+            for path in paths:
+                os.replace(_aside(path), path)
+                renamed = True
+            for path in set(_part_files(unit.manifest_path)) - set(paths):
+                path.unlink()  # of a unit with this name that was damaged
             fsync_directory(self._directory)
-            atomic_write_bytes(unit.manifest_path, manifest)
+            atomic_write_bytes(unit.manifest_path, manifest_of(unit))
         except BaseException:
-            aside.unlink(missing_ok=True)
+            for path in paths:
+                _aside(path).unlink(missing_ok=True)
             if renamed:
                 _remove_unit(unit.manifest_path)
             raise
+        return unit
 
     def _manifests(self) -> list[Path]:
         return manifests_in(self._directory, self._prefix)
@@ -258,7 +273,7 @@ class CheckpointStore:
         yield from self._directory.glob(f".{names}.tmp")
         for path in self._directory.glob(f"{names}.ckpt"):
             step = step_of(path, self._prefix)
-            if step is None or path.with_suffix(".json").exists():
+            if step is None or manifest_path_of(path).exists():
                 continue
             if newest is not None and step < newest.step:
                 yield path
@@ -267,19 +282,32 @@ class CheckpointStore:
                 logger.warning("ignoring %s: it has no manifest beside it", path)
 
 
+def _entries(network: ms.nn.Cell, vocabulary: bytes) -> dict[str, Array]:
+    """What a unit holds: views of the network's parameters, and the vocabulary if there is one."""
+    network.init_parameters_data()  # of one that has never run
+    entries = {entry.name: entry.asnumpy() for entry in network.get_parameters()}
+    if vocabulary:
+        entries[VOCABULARY] = np.frombuffer(vocabulary, dtype=np.uint8)
+    return entries
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.writing.ckpt")
+
+
+def _part_files(manifest: Path) -> list[Path]:
+    """The .ckpt files there are beside a manifest, whether it names them or not."""
+    stem = glob.escape(manifest.stem)
+    folder = manifest.parent
+    return [*folder.glob(f"{stem}.ckpt"), *folder.glob(f"{stem}.part*.ckpt")]
+
+
 def _remove_unit(manifest: Path) -> None:
     # The manifest goes first, so that no manifest is ever without its weights.
     manifest.unlink(missing_ok=True)
-    manifest.with_suffix(".ckpt").unlink(missing_ok=True)
+    for path in _part_files(manifest):
+        path.unlink(missing_ok=True)
 
 
 def _kind(parameter: ms.Parameter) -> str:
     return f"{parameter.dtype}{tuple(parameter.shape)}"
-
-
-def _fsync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -272,7 +272,7 @@ def test_failed_save_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.checkpoints.store.ms.save_checkpoint", fail)
+    monkeypatch.setattr("src.checkpoints.store.write_ckpt", fail)
     with pytest.raises(CheckpointError):
         finish_step(progress, callback)
     monkeypatch.undo()
