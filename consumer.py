@@ -13,6 +13,7 @@ from src.config import ConfigError
 from src.consumer.counts import ConsumerCounts
 from src.consumer.flags import parse_consumer_flags
 from src.process.logs import configure_logging
+from src.process.memory import use_one_heap
 from src.process.stop import StopFlag, stop_on_signals
 
 logger = logging.getLogger("consumer")
@@ -82,6 +83,7 @@ def consume_topic(arguments: argparse.Namespace, flag: StopFlag, counts: Consume
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the consumer until it is stopped."""
     configure_logging()
+    use_one_heap()
     try:
         arguments = parse_args(argv)
     except ConfigError as error:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.config import Config, ConfigError, load_config
-from src.process.garbage import collected_rarely
 from src.process.logs import configure_logging, keep_stdout_for_ourselves
+from src.process.memory import collected_rarely, use_one_heap
 from src.process.stop import StopFlag, stop_on_signals
 from src.ranks.placement import RankError, Role, find_placement
 
@@ -85,6 +85,7 @@ def train(config: Config, trainer: Trainer) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the trainer until it is stopped."""
     configure_logging()
+    use_one_heap()
     try:
         config = parse_args(argv)
         placement = find_placement(config.device_target, os.environ)

@@ -37,7 +37,7 @@ from src.consumer.window_assembler import WindowAssembler
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
-from src.process.garbage import collected_rarely
+from src.process.memory import collected_rarely
 from src.process.stop import StopFlag
 from src.stream.bad_rows import BadRowGuard
 from src.stream.position import Commit

@@ -21,7 +21,7 @@ from src.consumer.consume import consume
 from src.consumer.counts import ConsumerCounts
 from src.consumer.session_follower import OtherRanks, starting_commit
 from src.consumer.window_assembler import WindowAssembler
-from src.process.garbage import collected_rarely
+from src.process.memory import collected_rarely
 from src.process.stop import StopFlag
 from src.stream.bad_rows import BadRowGuard, BrokenFeedError
 from src.stream.dead_letters import DeadLetterWriter, WritingStopped
