@@ -41,7 +41,7 @@ def consume_topic(arguments: argparse.Namespace, flag: StopFlag, counts: Consume
 
     dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)
     source = RowSource(
-        arguments.bootstrap_servers,
+        arguments.cluster,
         arguments.topic,
         arguments.group_id,
         arguments.reconnect_seconds,
@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         logger.error("%s", error)
         return 2
+    arguments.cluster.log_notes(logger)
     flag = StopFlag()
     stop_on_signals(flag)
     from src.consumer.service import exit_code_of  # takes seconds too

@@ -7,6 +7,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from src.cluster.broker_list import ClusterConfigError
+from src.cluster.settings import client_settings
 from src.cluster.topic import TopicError, ensure_topic
 from src.config import add_shared_flags
 from src.process.flags import FlagParser
@@ -18,7 +20,7 @@ logger = logging.getLogger("kafka_client")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the flags."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_shared_flags(parser, "bootstrap_servers", "topic")
+    add_shared_flags(parser, "bootstrap_servers", "kafka_config", "topic")
     parser.add_argument(
         "--num_partitions", type=int, default=2, help="number of partitions, one per file"
     )
@@ -37,8 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_args(argv)
     configure_logging()
     try:
+        cluster = client_settings(arguments.bootstrap_servers, arguments.kafka_config)
+    except ClusterConfigError as error:
+        logger.error("%s", error)
+        return 2
+    cluster.log_notes(logger)
+    try:
         ensure_topic(
-            arguments.bootstrap_servers,
+            cluster,
             arguments.topic,
             arguments.num_partitions,
             arguments.replication_factor,

@@ -27,6 +27,7 @@ class Config:
     namespace: str
     dataset_name: str
     bootstrap_servers: str
+    kafka_config: PathText
     topic: str
     group_id: str
     reconnect_seconds: float

@@ -150,7 +150,7 @@ class BrokerConnection:
 
 def _open_consumer(servers: ClientSettings, group_id: str) -> KafkaConsumer:
     return KafkaConsumer(
-        **servers.client_options(),
+        **servers.consumer_options(),
         group_id=group_id,
         enable_auto_commit=False,
         auto_offset_reset="none",

@@ -1,25 +1,43 @@
-"""How a client connects to a cluster: the broker list, and what a client.properties file adds."""
+"""How a client connects to a cluster: the broker list, and what ``--kafka_config`` adds to it."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from src.cluster.broker_list import broker_list
+from src.cluster.client_properties import ClientProperties
+from src.cluster.property_keys import CLIENT_ID, CLIENT_RACK
+from src.cluster.tls import Tls
+from src.config import read_defaults
 
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """Where the brokers are and how to connect to them; its text is the broker list.
+    """Where the brokers are and how to connect to them.
+
+    Its text is the broker list, and neither its text nor its repr holds a password.
 
     Attributes:
         servers: host:port of each broker, IPv6 addresses in brackets.
-        options: Arguments of every client of kafka-python; they may hold passwords.
+        protocol: The security protocol.
+        login: kafka-python's arguments for SASL.
+        tls: What TLS needs; None without TLS.
+        others: Further arguments of kafka-python's clients.
+        rack: Where this client runs, so that a consumer can read from a near replica.
+        notes: What the user should know about the settings, one line each.
     """
 
     servers: tuple[str, ...]
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    protocol: str = "PLAINTEXT"
+    login: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: Tls | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+    rack: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, cluster: str | ClientSettings) -> ClientSettings:
@@ -34,5 +52,58 @@ class ClientSettings:
         return ",".join(self.servers)
 
     def client_options(self) -> dict[str, Any]:
-        """The arguments of kafka-python's consumer, producer and admin client."""
-        return {"bootstrap_servers": list(self.servers), **self.options}
+        """The arguments of any client of kafka-python; they hold the password."""
+        options = {"bootstrap_servers": list(self.servers), **self.others, **self.login}
+        if self.tls is not None:
+            options["ssl_context"] = self.tls.context()
+        return {**options, "security_protocol": self.protocol}
+
+    def consumer_options(self) -> dict[str, Any]:
+        """The arguments of kafka-python's consumer."""
+        return {**self.client_options(), "client_rack": self.rack}
+
+    def log_notes(self, logger: logging.Logger) -> None:
+        """Logs what the user should know, once for each script."""
+        for note in self.notes:
+            logger.warning("%s", note)
+
+
+def client_settings(bootstrap_servers: str, kafka_config: str) -> ClientSettings:
+    """The settings that both flags give.
+
+    A broker list that is not the default counts. Otherwise the file's list does, where it has one.
+
+    Args:
+        bootstrap_servers: host:port,...
+        kafka_config: A ``client.properties`` file; empty for none.
+
+    Raises:
+        ClusterConfigError: The broker list or the file can't be used.
+    """
+    servers = broker_list(bootstrap_servers)
+    if not kafka_config:
+        return ClientSettings(servers)
+    properties = ClientProperties(kafka_config, os.environ)
+    own_servers = properties.servers()
+    if own_servers is not None and own_servers != servers:
+        if servers == broker_list(read_defaults().values["bootstrap_servers"]):
+            servers = own_servers
+        else:
+            properties.notes.append(
+                f"--bootstrap_servers={','.join(servers)} counts, "
+                f"not the brokers that {kafka_config} names"
+            )
+    protocol = properties.protocol()
+    others: dict[str, Any] = properties.milliseconds()
+    client_id = properties.text(CLIENT_ID)
+    if client_id:
+        others["client_id"] = client_id
+    return ClientSettings(
+        servers,
+        protocol,
+        properties.login(protocol),
+        properties.tls(protocol),
+        others,
+        properties.text(CLIENT_RACK),
+        tuple(properties.notes),
+    )

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from src.channel.closing_rule import DEFAULT_MAX_WINDOW_SIZE
+from src.cluster.settings import client_settings
 from src.config import add_shared_flags, parse_with_config_file
 from src.process.flags import FlagParser, number_flag, path_text_flag
 from src.rows.criteo import VALUE_FORMATS
@@ -16,6 +17,7 @@ SHARED_FLAGS = (
     "namespace",
     "dataset_name",
     "bootstrap_servers",
+    "kafka_config",
     "topic",
     "group_id",
     "reconnect_seconds",
@@ -36,14 +38,14 @@ POSITIVE_FLAGS = (
 
 
 def parse_consumer_flags(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the flags.
+    """Reads the flags, and as ``cluster`` the settings of the connection to Kafka.
 
     Args:
         description: What --help says first.
         argv: The flags; None takes the process's own.
 
     Raises:
-        ConfigError: The file that --config_path names can't be read or has a wrong key or value.
+        ConfigError: A file that a flag names can't be read or has a wrong key or value.
         SystemExit: argparse refused a flag, or was asked for help.
     """
     parser = _make_parser(description)
@@ -53,6 +55,7 @@ def parse_consumer_flags(description: str, argv: Sequence[str] | None) -> argpar
             parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
     if not 0 <= arguments.max_bad_fraction <= 1:
         parser.error(f"--max_bad_fraction must be from 0 to 1, not {arguments.max_bad_fraction}")
+    arguments.cluster = client_settings(arguments.bootstrap_servers, arguments.kafka_config)
     return arguments
 
 

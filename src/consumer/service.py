@@ -69,7 +69,7 @@ def keeping_bad_rows(
 ) -> Iterator[BadRowKeeper]:
     """Keeps bad rows in the dead-letter topic while the block runs."""
     writer = DeadLetterWriter(
-        arguments.bootstrap_servers,
+        arguments.cluster,
         arguments.topic,
         arguments.reconnect_seconds,
         flag.is_set,

@@ -23,7 +23,7 @@ def open_reader(cluster: str | ClientSettings) -> KafkaConsumer:
         ValueError: The address is malformed.
     """
     return KafkaConsumer(
-        **ClientSettings.of(cluster).client_options(),
+        **ClientSettings.of(cluster).consumer_options(),
         auto_offset_reset="none",
         enable_auto_commit=False,
         allow_auto_create_topics=False,

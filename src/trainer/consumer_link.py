@@ -9,6 +9,7 @@ from collections.abc import Callable
 from src.channel.attaching import PacedLog, attach
 from src.channel.engine import FREEZE_SECONDS, engine_is_lost
 from src.channel.receiver import WindowReceiver
+from src.cluster.settings import client_settings
 from src.config import Config
 from src.process.stop import StopFlag
 from src.stream.position import Position
@@ -125,7 +126,7 @@ class ConsumerLink:
         """
         config = self._config
         return RowSource(
-            config.bootstrap_servers,
+            client_settings(config.bootstrap_servers, config.kafka_config),
             config.topic,
             config.group_id,
             config.reconnect_seconds,
