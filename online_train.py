@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from src.cluster.settings import client_settings
 from src.config import Config, ConfigError, load_config
 from src.process.logs import configure_logging, keep_stdout_for_ourselves
 from src.process.memory import collected_rarely, use_one_heap
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_one_heap()
     try:
         config = parse_args(argv)
+        client_settings(config.bootstrap_servers, config.kafka_config).log_notes(logger)
         placement = find_placement(config.device_target, os.environ)
     except (ConfigError, RankError) as error:
         logger.error("%s", error)

@@ -10,12 +10,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.cluster.broker_list import ClusterConfigError
+from src.cluster.settings import client_settings
 from src.config import add_shared_flags
 from src.process.flags import FlagParser, number_flag, optional_path_flag
 from src.process.logs import configure_logging
 from src.process.stop import StopFlag, stop_on_signals
 from src.rows.criteo import VALUE_FORMATS
 from src.stream.produce import (
+    COMPRESSION_TYPES,
     ProduceError,
     ProduceOptions,
     check_file,
@@ -49,9 +52,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--value_format", choices=VALUE_FORMATS, default="tsv", help="format of a message's value"
     )
     parser.add_argument(
+        "--compression_type",
+        choices=COMPRESSION_TYPES,
+        default="none",
+        help="compression of the messages",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="continue after the last row in the partition"
     )
-    add_shared_flags(parser, "bootstrap_servers", "topic")
+    add_shared_flags(parser, "bootstrap_servers", "kafka_config", "topic")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.rate < math.inf:
         parser.error(f"--rate must be a number from 0 on, not {arguments.rate}")
@@ -66,14 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Sends the files; returns 0 when every row was delivered or a stop was asked for."""
     arguments = parse_args(argv)
     configure_logging()
+    try:
+        cluster = client_settings(arguments.bootstrap_servers, arguments.kafka_config)
+    except ClusterConfigError as error:
+        logger.error("%s", error)
+        return 2
+    cluster.log_notes(logger)
     stop = StopFlag()
     stop_on_signals(stop)
     options = ProduceOptions(
-        arguments.bootstrap_servers,
+        cluster,
         arguments.topic,
         arguments.value_format,
         arguments.rate,
         arguments.resume,
+        arguments.compression_type,
     )
     file_of_partition = {0: arguments.file1, 1: arguments.file2}
     files = {number: Path(name) for number, name in file_of_partition.items() if name}

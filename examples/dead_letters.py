@@ -27,6 +27,8 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.cluster.broker import SourceError
+from src.cluster.broker_list import ClusterConfigError
+from src.cluster.settings import ClientSettings, client_settings
 from src.config import add_shared_flags
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
@@ -126,7 +128,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     shared = FlagParser(add_help=False)
-    add_shared_flags(shared, "bootstrap_servers", "topic")
+    add_shared_flags(shared, "bootstrap_servers", "kafka_config", "topic")
     shared.add_argument(
         "--value_format", choices=VALUE_FORMATS, default="tsv", help="wire format of the rows"
     )
@@ -152,9 +154,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_args(argv)
     configure_logging()
     try:
+        cluster = client_settings(arguments.bootstrap_servers, arguments.kafka_config)
+    except ClusterConfigError as error:
+        logger.error("%s", error)
+        return 2
+    cluster.log_notes(logger)
+    try:
         if arguments.command == "replay":
-            return _replay(arguments)
-        dead_letters = read_dead_letters(arguments.bootstrap_servers, arguments.topic)
+            return _replay(arguments, cluster)
+        dead_letters = read_dead_letters(cluster, arguments.topic)
         is_list = arguments.command == "list"
         for line in map(to_json, dead_letters) if is_list else count_table(dead_letters):
             print(line)
@@ -171,10 +179,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _replay(arguments: argparse.Namespace) -> int:
+def _replay(arguments: argparse.Namespace, cluster: ClientSettings) -> int:
     corrections, faults = read_corrections(arguments.file)
     result = replay(
-        arguments.bootstrap_servers,
+        cluster,
         arguments.topic,
         corrections,
         arguments.value_format,

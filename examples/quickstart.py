@@ -34,6 +34,7 @@ from examples.demo.rows import DATA_HISTORY_ROWS, SAMPLE_HISTORY_ROWS, SAMPLE_ST
 from examples.demo.run import Demo, Interrupted
 from examples.dictionaries.criteo_file import DataError
 from examples.services.common import ROOT, ServiceError
+from src.cluster.settings import client_settings
 from src.cluster.topic import TopicError
 from src.config import ConfigError, load_config
 from src.dictionaries.errors import DictionaryError
@@ -136,6 +137,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Plan:
         work_dir=arguments.work_dir.resolve(),
         trainer_flags=trainer_flags,
         config=config,
+        cluster=client_settings(config.bootstrap_servers, config.kafka_config),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.cluster.settings import ClientSettings
 from src.config import Config
 
 LAUNCHERS = {"network": "run_dist_online_train.sh", "mpirun": "mpirun_dist_online_train.sh"}
@@ -32,6 +33,7 @@ class Plan:
         work_dir: Folder for rows, dictionaries, logs and the broker's data.
         trainer_flags: Flags of online_train.py, the run's own names first.
         config: The configuration that online_train.py reads from them.
+        cluster: How to connect to Kafka.
     """
 
     data: Path | None
@@ -44,6 +46,7 @@ class Plan:
     work_dir: Path
     trainer_flags: Sequence[str]
     config: Config
+    cluster: ClientSettings
 
     @property
     def rows_per_step(self) -> int:

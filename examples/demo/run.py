@@ -21,6 +21,7 @@ from examples.demo.rows import Stream
 from examples.demo.script import Script
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
+from src.cluster.settings import ClientSettings
 from src.cluster.topic import ensure_topic
 from src.process.ports import free_port, listening_ports
 from src.process.stop import StopFlag
@@ -85,9 +86,10 @@ class Demo:
 
     def _start_services(self) -> None:
         config, folder = self._plan.config, self._plan.work_dir / "kafka"
-        host, _, port = config.bootstrap_servers.rpartition(":")
+        cluster = self._plan.cluster
+        host, _, port = cluster.servers[0].rpartition(":")
         started_kafka = False
-        if host in LOCAL_HOSTS and port.isdigit():
+        if len(cluster.servers) == 1 and host in LOCAL_HOSTS and not config.kafka_config:
             if int(port) not in listening_ports():
                 shutil.rmtree(folder, ignore_errors=True)  # rows of earlier runs
             logger.info("starting Kafka and the yr engine unless they run already, up to 15 s")
@@ -96,9 +98,9 @@ class Demo:
         self._check()
         self._started.enter_context(EngineService(config.address))
         self._check()
-        ensure_topic(config.bootstrap_servers, config.topic, 2, 1)
+        ensure_topic(cluster, config.topic, 2, 1)
         if self._plan.topic_is_ours and not started_kafka:
-            self._started.callback(_delete_topic, config.bootstrap_servers, config.topic)
+            self._started.callback(_delete_topic, cluster, config.topic)
 
     def _warm_start(self) -> list[str]:
         """Trains on the history if the plan asks for it; returns the trainer's flag."""
@@ -127,7 +129,7 @@ class Demo:
         return self._start(
             "consumer",
             *self._shared("address", "namespace", "dataset_name", "bootstrap_servers"),
-            *self._shared("topic", "group_id", "reconnect_seconds"),
+            *self._shared("kafka_config", "topic", "group_id", "reconnect_seconds"),
             *self._shared("vocab_size", "dense_transform", "admit_count", "cross_bits"),
             *self._dictionaries(),
             f"--num_shards={self._plan.ranks}",
@@ -162,7 +164,9 @@ class Demo:
         files = [
             f"--file{number}={path}" for number, path in enumerate(self._stream.files, start=1)
         ]
-        return self._start("producer", *files, *self._shared("bootstrap_servers", "topic"))
+        return self._start(
+            "producer", *files, *self._shared("bootstrap_servers", "kafka_config", "topic")
+        )
 
     def _shared(self, *names: str) -> Iterator[str]:
         return (f"--{name}={getattr(self._plan.config, name)}" for name in names)
@@ -239,12 +243,10 @@ def remove_earlier_demos(folder: Path) -> None:
                 manifest.with_suffix(".ckpt").unlink()
 
 
-def _delete_topic(bootstrap_servers: str, topic: str) -> None:
+def _delete_topic(cluster: ClientSettings, topic: str) -> None:
     """Removes the run's topic from a broker that was not started here."""
     try:
-        with contextlib.closing(
-            KafkaAdminClient(bootstrap_servers=bootstrap_servers.split(","))
-        ) as admin:
+        with contextlib.closing(KafkaAdminClient(**cluster.client_options())) as admin:
             admin.delete_topics([topic])
     except KafkaError as error:
         logger.warning("topic %s could not be deleted: %s", topic, error)

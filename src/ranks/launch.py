@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from src.cluster.settings import client_settings
 from src.config import ConfigError, load_config
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
@@ -116,6 +117,7 @@ def launch_of(arguments: argparse.Namespace, trainer_flags: Sequence[str]) -> La
     """
     flags = [f"--address={arguments.address}", *trainer_flags]
     config = load_config(flags)
+    client_settings(config.bootstrap_servers, config.kafka_config)  # refused here, not by each rank
     launch = Launch(
         command=[sys.executable, str(ROOT / "online_train.py"), *flags],
         size=arguments.size,

@@ -34,6 +34,7 @@ WAIT_SECONDS = 0.01
 RATE_SLICE_SECONDS = 0.05
 MAX_UNSETTLED_ROWS = 20_000
 MAX_STEP_BACK = 100_000
+COMPRESSION_TYPES = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
 class ProduceError(RuntimeError):
@@ -58,6 +59,7 @@ class ProduceOptions:
         value_format: "tsv" or "json".
         rate: Rows a second, 0 for as many as possible.
         resume: Continue after the partition's last row.
+        compression_type: One of ``COMPRESSION_TYPES``.
     """
 
     cluster: str | ClientSettings
@@ -65,6 +67,7 @@ class ProduceOptions:
     value_format: str = "tsv"
     rate: float = 0.0
     resume: bool = False
+    compression_type: str = "none"
 
 
 def check_file(path: Path) -> None:
@@ -240,6 +243,9 @@ def _producer(options: ProduceOptions) -> KafkaProducer:
         return KafkaProducer(
             **ClientSettings.of(options.cluster).client_options(),
             acks="all",
+            compression_type=None
+            if options.compression_type == "none"
+            else options.compression_type,
             enable_idempotence=True,
             linger_ms=20,
             batch_size=1 << 18,
