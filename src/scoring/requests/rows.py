@@ -82,6 +82,13 @@ def rows_of_instances(instances: Sequence[Any]) -> ParsedRows:
     return _one_by_one([_instance(place, row) for place, row in enumerate(instances)])
 
 
+def rows_of_row_column(lines: Column) -> ParsedRows:
+    """Rows of a column that holds a whole row in each element."""
+    if set(map(type, lines)) <= {str, bytes}:
+        return rows_of_lines([line if type(line) is bytes else line.encode() for line in lines])
+    return _one_by_one([_instance(place, {ROW: line}) for place, line in enumerate(lines)])
+
+
 def _with_label(line: bytes) -> bytes:
     """The line with a label that is always good."""
     tabs = line.count(b"\t")
