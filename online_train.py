@@ -64,7 +64,7 @@ def train(config: Config, trainer: Trainer) -> None:
         shuffle=False,
         python_multiprocessing=False,
     )
-    train_net, _ = GetWideDeepNet(config, trainer.make_step)
+    train_net, predict_net = GetWideDeepNet(config, trainer.make_step)
     trainer.restore(train_net)
     model = RecModel(train_net)
     ledger, stop = trainer.step_callbacks(stream)
@@ -77,10 +77,13 @@ def train(config: Config, trainer: Trainer) -> None:
     ckpoint_cb = StreamCheckpoint(
         config.ckpt_prefix, config.ckpt_path, ckpt_config, trainer.progress, trainer.save
     )
-    callbacks = [TimeMonitor(1), ledger, callback, metrics, ckpoint_cb, trainer.timer, stop]
+    publish = trainer.publish_callback(predict_net)
+    callbacks = [TimeMonitor(1), ledger, callback, metrics]
+    callbacks += [ckpoint_cb, publish, trainer.timer, stop]
     with trainer.until_stopped(stream):
         model.online_train(dataset, callbacks=callbacks, dataset_sink_mode=True)
     ckpoint_cb.save_now()
+    publish.publish_now()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

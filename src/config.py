@@ -57,6 +57,9 @@ class Config:
     dense_transform: str
     admit_count: int
     expire_rows: int
+    max_dict: PathText
+    min_dict: PathText
+    map_dict: PathText
     device_target: str
     seed: int
     init_ckpt: PathText
@@ -74,6 +77,11 @@ class Config:
     save_checkpoint_steps: int
     keep_checkpoint_max: int
     fresh: bool
+    publish_path: PathText
+    publish_seconds: float
+    publish_full_every: int
+    publish_keep: int
+    publish_tolerance: float
 
 
 KEY_TYPES: Mapping[str, str] = {field.name: str(field.type) for field in fields(Config)}
@@ -91,6 +99,8 @@ POSITIVE_KEYS = (
     "cross_learning_rate",
     "metrics_window_rows",
     "expire_rows",
+    "publish_full_every",
+    "publish_keep",
 )
 NOT_NEGATIVE_KEYS = (
     "l2_coef",
@@ -101,6 +111,8 @@ NOT_NEGATIVE_KEYS = (
     "report_steps",
     "metrics_port",
     "cross_bits",
+    "publish_seconds",
+    "publish_tolerance",
 )
 NOT_EMPTY_KEYS = (
     "address",
@@ -109,6 +121,9 @@ NOT_EMPTY_KEYS = (
     "bootstrap_servers",
     "topic",
     "group_id",
+    "max_dict",
+    "min_dict",
+    "map_dict",
     "ckpt_path",
 )
 MAX_TABLE = 2**31 - 1  # ids are int32
@@ -125,6 +140,7 @@ LARGEST: Mapping[str, int] = {
     "metrics_port": 65535,
     "reconnect_seconds": MAX_SECONDS,
     "idle_seconds": MAX_SECONDS,
+    "publish_seconds": MAX_SECONDS,
 }
 
 # The first key of each group of flags in --help, in the order of Config.
@@ -136,6 +152,7 @@ GROUPS = {
     "device_target": "training",
     "report_steps": "watching",
     "ckpt_path": "checkpoints",
+    "publish_path": "publishing",
 }
 
 

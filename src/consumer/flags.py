@@ -25,6 +25,9 @@ SHARED_FLAGS = (
     "dense_transform",
     "admit_count",
     "cross_bits",
+    "max_dict",
+    "min_dict",
+    "map_dict",
     "metrics_port",
     "metrics_host",
 )
@@ -66,24 +69,6 @@ def _make_parser(description: str) -> argparse.ArgumentParser:
     )
     flag = parser.add_argument
     flag("--num_shards", type=int, default=1, help="ranks that share the stream, one shard each")
-    flag(
-        "--max_dict",
-        type=path_text_flag,
-        default="./all_val_max_dict.pkl",
-        help="file with each dense column's maximum",
-    )
-    flag(
-        "--min_dict",
-        type=path_text_flag,
-        default="./all_val_min_dict.pkl",
-        help="file with each dense column's minimum",
-    )
-    flag(
-        "--map_dict",
-        type=path_text_flag,
-        default="./cat2id_dict.pkl",
-        help="file with the ids of columns and values",
-    )
     flag(
         "--profile",
         type=path_text_flag,

@@ -89,7 +89,18 @@ class Growth:
         assert self._trained is not None, "a change comes from a batch"
         self._trained.apply(change)
         if len(change.freed):
-            reset((self._trained.free_ids[0] + change.freed).astype(np.int32))
+            reset(self.ids_of(change.freed))
+
+    def ids_of(self, slots: Array) -> Array:
+        """The ids of slots, int32[n]; there after the first batch."""
+        assert self._trained is not None, "slots come from a batch"
+        ids: Array = (self._trained.free_ids[0] + slots).astype(np.int32)
+        return ids
+
+    def entries(self, ids: Array | None = None) -> tuple[Array, Array, list[bytes]]:
+        """Which values have ids after the steps trained, see ``Vocabulary.entries``."""
+        assert self._trained is not None, "a step was trained"
+        return self._trained.entries(ids)
 
     def dump(self) -> bytes:
         """The vocabulary after the steps trained; empty before the first batch."""

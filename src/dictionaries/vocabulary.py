@@ -113,6 +113,26 @@ class Vocabulary:
             for slot, first in zip(taken.tolist(), (taken + self.free_ids[0]).tolist())
         ]
 
+    def entries(self, ids: Array | None = None) -> tuple[Array, Array, list[bytes]]:
+        """Which values have these ids.
+
+        Args:
+            ids: int32[n] of those that may be assigned; None for all that a value has.
+
+        Returns:
+            (ids int32[n], columns int8[n], n values): the column is -1 and the value empty where
+            no value has the id.
+        """
+        if ids is None:
+            ids = np.flatnonzero(self._column != _FREE) + self.free_ids[0]
+        slots = ids - self.free_ids[0]
+        columns = self._column[slots]
+        values = [
+            b"" if column == _FREE else self._value[slot]
+            for slot, column in zip(slots.tolist(), columns.tolist())
+        ]
+        return ids.astype(np.int32), columns, values
+
     def look_up(self, ids: Array, oov: Array, values: Array) -> tuple[Array, Array]:
         """The ids of rows in the vocabulary as it is; nothing is learnt.
 

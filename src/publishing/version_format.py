@@ -43,7 +43,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -168,10 +168,15 @@ class Contents:
     vocabulary: VocabularyChange | None = None
     dictionaries: DictionaryTables | None = None
 
+    def numbers(self) -> Iterator[tuple[str, Array]]:
+        """The weights, float32, with the names of their arrays."""
+        yield from self.whole.items()
+        for name, (_, values) in self.rows.items():
+            yield name, values
+
     def is_finite(self) -> bool:
         """Whether every weight is a finite number."""
-        arrays = (*self.whole.values(), *(values for _, values in self.rows.values()))
-        return all(bool(np.isfinite(array).all()) for array in arrays)
+        return all(bool(np.isfinite(array).all()) for _, array in self.numbers())
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from src.channel.batches import BatchCutter, Columns, CutBatch
 from src.channel.engine import ChannelError
 from src.channel.receiver import WindowReceiver
 from src.dictionaries.vocabulary import Change
 from src.process.arrays import Array
 from src.process.stop import StopFlag
+from src.rows.criteo import FIELD_SIZE
 from src.stream.position import Position, RowRange
 from src.trainer.admission import StreamStart, WindowAdmission
 
@@ -29,6 +32,7 @@ logger = logging.getLogger(__name__)
 Batch = tuple[Array, ...]
 RECEIVE_SECONDS = 0.2
 UNBOUNDED_LENGTH = 2**31 - 1
+NO_IDS: Array = np.zeros((0, FIELD_SIZE), dtype=np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,7 @@ class BatchRecord:
         oov: uint32[batch], their fields that are out of vocabulary, see ``oov.oov_bits``.
         newest_timestamp: When the newest of their messages was sent, ms since 1970.
         change: What the batch has changed in a growing vocabulary; None without one.
+        ids: int32[batch, 39] of this shard's rows, after the vocabulary has grown.
     """
 
     position: Position
@@ -54,6 +59,7 @@ class BatchRecord:
     oov: Array
     newest_timestamp: int
     change: Change | None = None
+    ids: Array = NO_IDS
 
 
 class StreamingDataset:
@@ -221,6 +227,7 @@ class StreamingDataset:
                 oov,
                 cut.newest_timestamp,
                 change,
+                ids,
             )
         )
         batch = (ids, columns["weight"], columns["label"].reshape(-1, 1))

@@ -21,7 +21,7 @@ from src.checkpoints.store import CheckpointStore
 from src.config import Config
 from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig
-from src.model.networks import TrainNet
+from src.model.networks import PredictNet, TrainNet
 from src.model.wide_and_deep import NetWithLossClass
 from src.process.exit_handlers import exit_without_handlers, keep_modules_until_exit
 from src.process.stop import StopFlag
@@ -35,6 +35,7 @@ from src.trainer.admission import StreamStart
 from src.trainer.callbacks import LedgerCallBack, TrainingProgress
 from src.trainer.consumer_link import ConsumerLink, TrainError
 from src.trainer.dataset import StreamingDataset
+from src.trainer.publish_callback import PublishCallBack
 from src.trainer.service import TrainFunction, run_to_the_end, set_up_mindspore
 from src.trainer.step_together import RankStream, StepTogether
 from src.trainer.trainer import Trainer
@@ -168,6 +169,10 @@ class RankTrainer(Trainer):
     def metrics_callback(self) -> ms.Callback:
         """Rank 0 reports for all."""
         return super().metrics_callback() if self._ranks.is_first else ms.Callback()
+
+    def publish_callback(self, network: PredictNet, knows_all_ids: bool = False) -> PublishCallBack:
+        """Rank 0 publishes for all, and knows only the ids of its own rows."""
+        return super().publish_callback(network, knows_all_ids)
 
     def read_again(self) -> int:
         """Has rank 0 request the rows again in the next round."""

@@ -192,6 +192,10 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         """The scores of all rows since the model's first step."""
         return self._metrics.life().scores()
 
+    def newest(self) -> tuple[Array, Array]:
+        """The newest rows, see ``ProgressiveMetrics.newest``."""
+        return self._metrics.newest()
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, for ``restored_metrics``."""
         return {STATE_KEY: encode_state(self._metrics.state())}

@@ -15,6 +15,7 @@ from src.config import Config
 from src.model.device import choose_device
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.stop import StopFlag
+from src.publishing.version_format import PublishingError
 from src.ranks.placement import RankError
 from src.stream.position import GapError
 from src.trainer.admission import DatasetError
@@ -36,10 +37,11 @@ EXPECTED_ERRORS = (
     MetricsServerError,
     NonFiniteLoss,
     OutputError,
+    PublishingError,
     RankError,
     SourceError,
     TrainError,
-    ValueError,  # VocabularyError is one, and so is ModelConfig's refusal of a value
+    ValueError,  # of dictionaries and vocabularies, and ModelConfig's refusal of a value
 )
 
 

@@ -28,7 +28,7 @@ from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings
 from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig, model_shape
-from src.model.networks import TrainNet, make_train_step
+from src.model.networks import PredictNet, TrainNet, make_train_step
 from src.model.row_reset import RowReset
 from src.model.wide_and_deep import NetWithLossClass
 from src.process.stop import StopFlag
@@ -45,6 +45,7 @@ from src.trainer.callbacks import (
 )
 from src.trainer.consumer_link import ConsumerLink, TrainError
 from src.trainer.dataset import StreamingDataset
+from src.trainer.publish_callback import PublishCallBack, Publishing
 from src.trainer.reporting import LagProbe, MetricsCallBack, StepTimer, restored_metrics
 from src.trainer.session import TrainerSession
 from src.watching.json_lines import JsonLines
@@ -105,6 +106,7 @@ class Trainer:
         self._growth: Growth | None = None
         self._reset: RowReset | None = None
         self._stream: StreamingDataset | None = None
+        self._publishing: Publishing | None = None
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._numbers = TrainerNumbers(self._registry)
@@ -113,10 +115,13 @@ class Trainer:
     # --- starting
 
     def open_checkpoints(self) -> None:
-        """Locks the folder of the checkpoints and finds the newest; from here metrics are served.
+        """Locks the folders of checkpoints and versions and finds the newest checkpoint.
+
+        From here metrics are served.
 
         Raises:
-            MetricsServerError, CheckpointError: One line says what went wrong.
+            MetricsServerError, CheckpointError, PublishingError, DictionaryError: One line says
+                what went wrong.
         """
         config = self._config
         served = serving(self._registry, config.metrics_port, config.metrics_host)
@@ -128,6 +133,9 @@ class Trainer:
         if unit is not None:
             self._store.check(unit, config.topic, unit.dictionaries, model_shape(config))
         self._unit = unit
+        if config.publish_path:
+            self._publishing = Publishing(config)
+            self._closing.callback(self._publishing.close)
 
     def begin_session(self) -> StreamStart:
         """Begins a session with the consumer, which then sends the rows after the checkpoint.
@@ -193,6 +201,17 @@ class Trainer:
             numbers=self._numbers,
         )
         return self._metrics
+
+    def publish_callback(self, network: PredictNet, knows_all_ids: bool = True) -> PublishCallBack:
+        """The callback that publishes versions for those who serve, if that is wanted.
+
+        Args:
+            network: Predicts with the weights that are trained.
+            knows_all_ids: Whether this process has the ids of all rows of a step.
+        """
+        if self._publishing is not None:
+            self._publishing.start(network, self._growth, knows_all_ids, self._registry)
+        return PublishCallBack(self.progress, self._publishing, lambda: self._metrics.newest())
 
     # --- training
 

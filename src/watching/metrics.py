@@ -183,10 +183,12 @@ class ProgressiveMetrics:
 
     def window(self) -> Totals:
         """Totals of the newest rows."""
+        return totals_of(*self.newest())
+
+    def newest(self) -> tuple[Array, Array]:
+        """(logit float32[held], is_click bool[held]) of the newest rows, oldest first; copies."""
         self._count_waiting()
-        newest = _Batches.of(*self._newest())
-        counts = np.bincount(newest.place, minlength=2 * BINS).reshape(2, BINS)
-        return Totals(counts, newest.sums.sum(axis=0))
+        return self._newest()
 
     def state(self) -> dict[str, Array]:
         """What ``from_state`` needs to go on exactly; without the rows since the start.
@@ -254,6 +256,13 @@ class ProgressiveMetrics:
         size = len(self._logits)
         place = (self._next - self._held + np.arange(self._held)) % size
         return self._logits[place], self._labels[place]
+
+
+def totals_of(logit: Array, is_click: Array) -> Totals:
+    """Totals of some rows: float32[rows], finite, and bool[rows]."""
+    batch = _Batches.of(logit, is_click)
+    counts = np.bincount(batch.place, minlength=2 * BINS).reshape(2, BINS)
+    return Totals(counts, batch.sums.sum(axis=0))
 
 
 def encode_state(state: Mapping[str, Array]) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,120 +11,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from online_train import train
-from src.channel.window import Provenance, make_window
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import CheckpointError
-from src.config import load_config
 from src.process.arrays import Array
-from src.process.stop import StopFlag
-from src.rows.criteo import FIELD_SIZE
 from src.stream.position import Commit, Position
-from src.trainer import consumer_link
-from src.trainer import trainer as trainer_module
 from src.trainer.callbacks import LedgerCallBack
 from src.trainer.reporting import restored_metrics
-from src.trainer.service import set_up_mindspore
 from src.trainer.trainer import Trainer
 from src.watching.metrics import ProgressiveMetrics
-
-ROWS = 48 * 20
-BATCH = 48
-
-
-class MemoryTopic:
-    """One partition of rows whose labels follow from their ids, read for whoever asks last."""
-
-    def __init__(self) -> None:
-        random = np.random.default_rng(4)
-        self.ids = random.integers(0, 60, (ROWS, FIELD_SIZE)).astype(np.int32)
-        self.labels = (self.ids[:, 0] < 20).astype(np.float32)
-        self.commit = Commit(Position({0: 0}), 0)
-        self.with_keys = False
-
-    def window(self) -> Array:
-        begin = self.commit.position.offsets[0]
-        offset = np.arange(begin, ROWS, dtype=np.int64)
-        partition = np.zeros(len(offset), np.int32)
-        return make_window(
-            self.ids[begin:],
-            np.ones((len(offset), FIELD_SIZE), np.float32),
-            self.labels[begin:],
-            Provenance(partition, offset, offset, np.full(len(offset), 10**12)),
-            num_shards=1,
-            session=self.commit.session,
-            dictionaries=1,
-            oov=np.full(len(offset), 1, np.uint32),
-            keys=self.ids[begin:] * 7_654_321 if self.with_keys else None,
-        )
-
-
-class MemorySource:
-    """What the trainer uses of a RowSource."""
-
-    def __init__(self, topic: MemoryTopic) -> None:
-        self._topic = topic
-
-    def __enter__(self) -> MemorySource:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def committed(self) -> Commit:
-        return self._topic.commit
-
-    def commit(self, commit: Commit) -> None:
-        self._topic.commit = commit
-
-    def try_commit(self, commit: Commit) -> bool:
-        self._topic.commit = commit
-        return True
-
-    def try_ends(self) -> dict[int, int]:
-        return {0: ROWS}
-
-
-class MemoryReceiver:
-    """Hands all rows behind the committed position out as one window."""
-
-    num_shards = 1
-
-    def __init__(self, topic: MemoryTopic) -> None:
-        self._topic = topic
-        self._handed_out = False
-
-    def receive(self, timeout_seconds: float, give_up: Any) -> Array | None:
-        if self._handed_out:
-            time.sleep(0.01)
-            return None
-        self._handed_out = True
-        return self._topic.window()
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MemoryTopic]:
-    made = MemoryTopic()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(consumer_link, "RowSource", lambda *_: MemorySource(made))
-    monkeypatch.setattr(consumer_link, "attach", lambda *_: MemoryReceiver(made))
-    monkeypatch.setattr(trainer_module, "finalize", lambda: None)
-    set_up_mindspore("CPU")
-    yield made
-
-
-def run(max_steps: int, *flags: str) -> Trainer:
-    small = ("--vocab_size=60", "--emb_dim=4", "--deep_layer_dim=8", f"--batch_size={BATCH}")
-    config = load_config(
-        [*small, "--report_steps=5", "--idle_seconds=60", f"--max_steps={max_steps}", *flags]
-    )
-    trainer = Trainer(config, StopFlag())
-    with contextlib.closing(trainer):
-        train(config, trainer)
-    return trainer
+from tests.trainer.memory_topic import BATCH, ROWS, MemorySource, MemoryTopic, run
 
 
 def reports() -> list[dict[str, Any]]:
