@@ -19,7 +19,6 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.checkpoints.parts import read_vocabulary
 from src.checkpoints.unit import CheckpointError, newest_unit, read_unit
 from src.config import load_config
 from src.dictionaries.dictionaries import load_ids
@@ -71,6 +70,8 @@ def load_vocabulary(ckpt: Path, prefix: str) -> Vocabulary:
         CheckpointError: There is no such checkpoint.
         VocabularyError: It was trained without a growing vocabulary.
     """
+    from src.checkpoints.parts import read_vocabulary  # MindSpore takes seconds: --help should not
+
     unit = newest_unit(ckpt, prefix) if ckpt.is_dir() else read_unit(ckpt)
     if unit is None:
         raise CheckpointError(f"there is no valid checkpoint {prefix}-1_... in {ckpt}")

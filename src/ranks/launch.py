@@ -23,6 +23,7 @@ from src.process.ports import free_port, is_local
 from src.process.stop import StopFlag, stop_on_signals
 from src.ranks.placement import cpu_is_meant
 from src.ranks.supervisor import Launch, Supervisor
+from src.ranks.surroundings import clear_for_a_launch, other_launcher
 
 logger = logging.getLogger("launch")
 
@@ -227,10 +228,14 @@ def main(argv: Sequence[str]) -> int:
     configure_logging()
     arguments, trainer_flags = parse_args(argv)
     try:
+        fault = other_launcher(os.environ)
+        if fault is not None:
+            raise LaunchError(fault)
         launch = launch_of(arguments, trainer_flags)
     except (ConfigError, LaunchError) as error:
         logger.error("%s", error)
         return 2
+    clear_for_a_launch(os.environ)
     if arguments.detach:
         print(f"{detach(argv, arguments.logs)} runs in the background, see {arguments.logs}")
         return 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from src.process.child_processes import end_with_parent
 from src.process.stop import STOP_SIGNALS
+from src.ranks.surroundings import clear, left_over, other_launcher
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +63,28 @@ class Placement:
 def find_placement(device_target: str, environment: MutableMapping[str, str]) -> Placement:
     """Determines the placement of this process, before MindSpore is imported.
 
-    A rank under MPI that is to train on the CPU becomes a worker of a dynamic network.
+    A rank under MPI that is to train on the CPU becomes a worker of a dynamic network. A trainer
+    that is alone forgets what another launch has left in its environment.
 
     Args:
         device_target: The trainer's flag of that name.
         environment: The variables of this process; they may be changed.
 
     Raises:
-        RankError: A variable is missing or wrong; the message names it.
+        RankError: A variable is missing, wrong or left over; the message names it.
     """
     placement = placement_of(environment)
+    if placement.role is Role.ALONE:
+        fault = other_launcher(environment)
+        if fault is not None:
+            raise RankError(fault)
+        clear(environment, left_over(environment))
+    elif placement.role is not Role.MPI_RANK and MEETING_VARIABLE not in environment:
+        raise RankError(
+            f"MS_ROLE is {environment['MS_ROLE']}, but no launcher has started this process: "
+            "unset MS_ROLE to train alone, or start ranks with run_dist_online_train.sh "
+            f"(by hand: set {MEETING_VARIABLE})"
+        )
     if placement.role is Role.MPI_RANK:
         end_with_parent()  # a killed mpirun would leave its ranks running
         if cpu_is_meant(device_target):
@@ -97,7 +110,9 @@ def placement_of(environment: Mapping[str, str]) -> Placement:
             return Placement(Role.SCHEDULER, size)
         return Placement(Role.WORKER, size, _number(environment, INDEX_VARIABLE, default=0))
     if role:
-        raise RankError(f"MS_ROLE is {role}, but must be MS_SCHED or MS_WORKER")
+        raise RankError(
+            f"MS_ROLE is {role}, but must be MS_SCHED or MS_WORKER: unset it to train alone"
+        )
     if "OMPI_COMM_WORLD_SIZE" in environment:
         size = _number(environment, "OMPI_COMM_WORLD_SIZE", least=1)
         if size > 1:
@@ -119,7 +134,8 @@ def map_mpi_to_dynamic_network(
     if not (environment.get("MS_SCHED_HOST") and environment.get("MS_SCHED_PORT")):
         raise RankError(
             "under mpirun the CPU's ranks need a scheduler (MS_SCHED_HOST, MS_SCHED_PORT): "
-            "start them with mpirun_dist_online_train.sh"
+            "start them with mpirun_dist_online_train.sh, or unset OMPI_COMM_WORLD_SIZE to train "
+            "alone"
         )
     for name in MPI_MARKS:
         environment.pop(name, None)

@@ -1,0 +1,127 @@
+"""What holds for the flags of every script: paths, wrong usage, --help."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples.services.common import ROOT
+from src.config import make_parser as make_trainer_parser
+from src.config import read_defaults
+from src.process.flags import FlagParser
+from src.ranks.launch import make_parser as make_launch_parser
+from tools.write_flags import EXAMPLES, STEPS, commands_of, parser_of
+
+# The flags with a text that is no path. A new flag with a text belongs here or is a path.
+NO_PATHS = {
+    "address",
+    "bootstrap_servers",
+    "ckpt_prefix",
+    "cross_fields",
+    "dataset_name",
+    "group_id",
+    "hosts",
+    "metrics_host",
+    "namespace",
+    "sched_host",
+    "start",
+    "topic",
+}
+HEAVY_MODULES = ("mindpandas", "mindspore", "sklearn", "yr")  # each takes seconds to import
+
+
+def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The parsers of all scripts and of their commands."""
+    for kind in ("mpirun", "network"):
+        yield kind, make_launch_parser(kind)
+    yield STEPS[-1], make_trainer_parser(read_defaults())
+    modules = {name: name for name in STEPS[:-1]}
+    modules.update({name: f"examples.{name}" for name in EXAMPLES})
+    for name, module in modules.items():
+        parser = parser_of(importlib.import_module(module).parse_args)
+        yield name, parser
+        for command, own in commands_of(parser).items():
+            yield f"{name} {command}", own
+
+
+PARSERS = dict(parsers())
+TEXT_FLAGS = [
+    pytest.param(action, id=f"{name}: {action.dest}")
+    for name, parser in PARSERS.items()
+    for action in parser._actions
+    if not action.choices and action.nargs != 0 and action.dest not in NO_PATHS
+]
+
+
+def accepted(action: argparse.Action, text: str) -> object:
+    """What a flag makes of a text; None if it refuses it."""
+    try:
+        return action.type(text) if callable(action.type) else text
+    except (argparse.ArgumentTypeError, ValueError):
+        return None
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_script_has_the_parser_whose_errors_are_one_line(name: str) -> None:
+    assert isinstance(PARSERS[name], FlagParser)
+    assert not PARSERS[name].allow_abbrev
+
+
+@pytest.mark.parametrize("action", TEXT_FLAGS)
+def test_every_path_expands_a_tilde(
+    action: argparse.Action, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = accepted(action, "~/a b")
+    assert found is None or str(found) == "/home/me/a b"
+    if found is not None:
+        for refused in ("~no_such_user/x", "$HOME/x", " ", "a "):
+            assert accepted(action, refused) is None
+        assert accepted(action, "") in (None, "")
+
+
+@pytest.mark.parametrize("action", TEXT_FLAGS)
+def test_no_number_is_infinite(action: argparse.Action) -> None:
+    for text in ("nan", "inf", "-inf", "1e999"):
+        found = accepted(action, text)
+        assert found is None or str(found) == text  # a path of that name
+
+
+def scripts() -> list[str]:
+    return [f"{name}.py" for name in STEPS] + [f"examples/{name}.py" for name in EXAMPLES]
+
+
+def run(script: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a Python in which the heavy modules can't be imported."""
+    blocked = "".join(f"sys.modules[{module!r}] = None;" for module in HEAVY_MODULES)
+    code = f"import runpy, sys; sys.argv = sys.argv[1:]; {blocked}"
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / script), *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_help_needs_no_heavy_module(script: str) -> None:
+    shown = run(script, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_wrong_usage_is_one_line_and_exit_code_2(script: str, tmp_path: Path) -> None:
+    ended = run(script, "--no_such_flag=1")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert ": error: " in line
