@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import mindspore as ms
@@ -172,38 +171,3 @@ def test_a_second_trainer_can_t_publish_to_the_same_folder(growing: MemoryTopic)
     with pytest.raises(PublishingError, match="another trainer publishes to versions"):
         run(4, *ADAPTIVE, *PUBLISHING)
     other.close()
-    run(1, *ADAPTIVE, *PUBLISHING)
-    assert [manifest.version for manifest in manifests()] == [1]
-
-
-@pytest.mark.parametrize("break_it", ["write_version", "advance"])
-def test_what_a_failed_write_has_lost_is_in_the_next_version(
-    growing: MemoryTopic,
-    states: dict[int, State],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    break_it: str,
-) -> None:
-    fail_in(monkeypatch, break_it, lambda step: step in (3, 4, 7))
-    run(9, *ADAPTIVE, *PUBLISHING)
-    found = check_all_versions(states)
-    assert [manifest.version for manifest in found] == [1, 2, 5, 6, 8, 9]
-    assert [manifest.kind for manifest in found].count("full") == 1 + (len(found) > 5)
-    assert caplog.text.count("no room") == 2, "once for 3 and 4, once for 7"
-
-
-def fail_in(monkeypatch: pytest.MonkeyPatch, name: str, fails: Callable[[int], bool]) -> None:
-    """Makes a part of publishing fail for some steps."""
-    from src.publishing import publisher
-
-    owner = publisher if name == "write_version" else VersionFolder
-    original = getattr(owner, name)
-
-    def failing(*arguments: object) -> object:
-        last = arguments[1]
-        step = last.version if isinstance(last, Manifest) else int(last[-1].split("-")[0])  # type: ignore[index]
-        if fails(step):
-            raise PublishingError("no room")
-        return original(*arguments)
-
-    monkeypatch.setattr(owner, name, failing)
