@@ -1,0 +1,110 @@
+"""Runs the server until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Generator
+
+import uvicorn
+
+from src.process.stop import StopFlag
+from src.scoring.follower import Follower
+from src.scoring.web.app import ScoringApp
+from src.scoring.web.connection import BoundedConnection
+from src.scoring.web.settings import KEEP_ALIVE_SECONDS, SHUTDOWN_SECONDS, ServeSettings
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 512
+SWITCH_SECONDS = 0.001
+"""How long a thread may keep Python's lock while others wait for it; its default is 5 ms."""
+
+
+class ServeError(RuntimeError):
+    """The server can't start; one line says why."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, stopped by our flag; its own signal handlers would end the process by the signal."""
+
+    def __init__(self, config: uvicorn.Config, flag: StopFlag) -> None:
+        super().__init__(config)
+        self._flag = flag
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._flag.is_set()
+
+
+def serve(settings: ServeSettings, flag: StopFlag) -> None:
+    """Serves until the flag is set; requests that run then are answered.
+
+    Raises:
+        ServeError: The port is taken, or the host is no address of this machine.
+    """
+    with contextlib.closing(_listening(settings.host, settings.port)) as listener:
+        follower = Follower(settings.directory)
+        app = ScoringApp(settings, follower)
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # one line per client's fault
+        config = uvicorn.Config(
+            app,
+            http=BoundedConnection,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        sys.setswitchinterval(SWITCH_SECONDS)
+        following = threading.Thread(target=follower.run, args=(flag,), name="follower")
+        following.start()
+        host, port = listener.getsockname()[:2]
+        logger.info(
+            "model %s of %s at http://%s:%d/",
+            settings.model_name,
+            settings.directory,
+            f"[{host}]" if ":" in host else host,
+            port,
+        )
+        try:
+            asyncio.run(_Server(config, flag).serve([listener]))
+        finally:
+            flag.set("the server has ended")
+            following.join()
+            app.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ServeError: The port is taken, or the host is no address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ServeError(f"can't listen on {host}:{port}: {error}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ServeError(f"can't listen on {host}:{port}: {error}") from None
+    return listener
