@@ -56,6 +56,8 @@ def train(config: Config, trainer: Trainer) -> None:
         trainer.link.attach_again,
         trainer.idle_seconds,
         trainer.read_again,
+        config.batch_seconds,
+        trainer.rows_to_train,
     )
     keys = ["key"] if config.cross_bits else []  # for the learner of crosses
     dataset = GeneratorDataset(

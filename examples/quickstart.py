@@ -117,6 +117,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Plan:
         f"--dataset_name={run}",
         "--fresh",
         f"--idle_seconds={IDLE_SECONDS:g}",
+        "--batch_seconds=0",  # the run ends after so many steps, which must be of full batches
     ]
     trainer_flags += [other for other in others if other != "--"]
     config = load_config(trainer_flags)

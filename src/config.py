@@ -63,6 +63,7 @@ class Config:
     device_target: str
     seed: int
     init_ckpt: PathText
+    batch_seconds: float
     max_steps: int
     idle_seconds: float
     loss_file_name: PathText
@@ -105,6 +106,7 @@ POSITIVE_KEYS = (
 NOT_NEGATIVE_KEYS = (
     "l2_coef",
     "admit_count",
+    "batch_seconds",
     "max_steps",
     "idle_seconds",
     "seed",

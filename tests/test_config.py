@@ -194,6 +194,7 @@ def test_wrong_type_of_a_flag_is_an_argparse_error(
         ("batch_size: 0", "batch_size: must be positive, not 0"),
         ("keep_checkpoint_max: 0", "keep_checkpoint_max: must be positive, not 0"),
         ("max_steps: -1", "max_steps: must not be negative, not -1"),
+        ("batch_seconds: -0.5", "batch_seconds: must not be negative, not -0.5"),
         ("keep_prob: 0.0", "keep_prob: must be above 0 and at most 1, not 0.0"),
         ("seed: 4294967296", "seed: must be at most 4294967295, not 4294967296"),
         ("ckpt_prefix: a/b", "ckpt_prefix: 'a/b' can't begin a file's name"),

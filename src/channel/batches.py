@@ -20,6 +20,9 @@ from src.stream.position import Position, RowRange, advance_over, ranges_of_batc
 Columns = Mapping[str, Array]
 """Rows by field: some fields of ``window.window_dtype``, each an array of its own."""
 
+FILLER_LABEL = -1.0
+"""The label of a row that only fills a batch up: the network learns nothing from it."""
+
 MOST_ROWS = 1_000
 """The most rows copied at once; a larger batch is copied alone."""
 
@@ -29,7 +32,7 @@ _FIELDS_OF_NO_BATCH = ("session", "dictionaries", "dense_transform", "start")
 
 @dataclass(frozen=True, eq=False)
 class CutBatch:
-    """A batch's rows and where they come from.
+    """A batch's rows and where they come from; a batch that was closed by time has fewer.
 
     Attributes:
         columns: Its rows; views of columns that it shares with other batches.
@@ -59,32 +62,47 @@ class BatchCutter:
         self.batch_size = batch_size
         self.rows = 0
         self._position = position
-        self._waiting: deque[Array] = deque()
+        self._waiting: deque[tuple[Array, float]] = deque()
 
-    def add(self, rows: Array) -> None:
-        """Adds rows of a window, a structured array[rows], after those added before."""
-        self._waiting.append(rows)
+    @property
+    def oldest_since(self) -> float:
+        """When the oldest row held came; there must be one."""
+        return self._waiting[0][1]
+
+    def add(self, rows: Array, came_at: float = 0.0) -> None:
+        """Adds rows of a window, after those added before.
+
+        Args:
+            rows: A structured array[rows], at least one.
+            came_at: When they came, for ``oldest_since``.
+        """
+        self._waiting.append((rows, came_at))
         self.rows += len(rows)
 
     def cut(self) -> list[CutBatch]:
         """The next whole batches of the rows held, in stream order; may be none."""
         count = min(self.rows // self.batch_size, max(1, MOST_ROWS // self.batch_size))
-        return self._batches(_columns(self._take(count * self.batch_size)), count) if count else []
+        return self._batches(count, self.batch_size) if count else []
+
+    def cut_part(self, rows: int) -> CutBatch:
+        """The oldest so many of the rows held, as a batch that is not full."""
+        (part,) = self._batches(1, rows)
+        return part
 
     def _take(self, rows: int) -> list[Array]:
         """The oldest rows held, as one slice of each window they come from."""
         self.rows -= rows
         taken = []
         while rows:
-            window = self._waiting.popleft()
+            window, came_at = self._waiting.popleft()
             if len(window) > rows:
-                self._waiting.appendleft(window[rows:])
+                self._waiting.appendleft((window[rows:], came_at))
             taken.append(window[:rows])
             rows -= len(taken[-1])
         return taken
 
-    def _batches(self, columns: Columns, count: int) -> list[CutBatch]:
-        size = self.batch_size
+    def _batches(self, count: int, size: int) -> list[CutBatch]:
+        columns = _columns(self._take(count * size))
         partition = columns["partition"].reshape(count, -1)
         covered = ranges_of_batches(partition, columns["offset"].reshape(count, -1))
         last_partitions = partition[:, -1].tolist()
@@ -96,6 +114,26 @@ class BatchCutter:
             part = {name: column[rows] for name, column in columns.items()}
             batches.append(CutBatch(part, self._position, ranges, newest[number]))
         return batches
+
+
+def filled_up(parts: Sequence[Array], batch_size: int) -> tuple[Array, ...]:
+    """A batch with filler rows behind its own, where it is not full.
+
+    Fillers repeat the batch's rows, so the network sees no id that is not in the batch.
+
+    Args:
+        parts: (id, weight, label, …), each array[rows, …].
+        batch_size: The rows that the network takes.
+
+    Returns:
+        The same parts, array[batch_size, …] each.
+    """
+    rows = len(parts[0])
+    if rows == batch_size:
+        return tuple(parts)
+    ids, weight, label, *others = (np.resize(part, (batch_size, *part.shape[1:])) for part in parts)
+    label[rows:] = FILLER_LABEL
+    return (ids, weight, label, *others)
 
 
 def _columns(parts: Sequence[Array]) -> Columns:

@@ -2,7 +2,7 @@
 
 The result depends only on the dictionaries, the settings and the batches in their order. So a run
 that resumes from a checkpoint grows exactly like one that was never interrupted. The vocabulary
-grows batch by batch, because windows may close by the clock and batches never do:
+grows batch by batch, because windows close by the clock. Batches do so only with ``batch_seconds``:
 
 * The cells of a batch that are out of vocabulary are counted, missing values included. A value
   gets an id in the batch with its ``admit_count``-th sighting. Until then it is out of vocabulary.

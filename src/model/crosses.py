@@ -62,7 +62,7 @@ class CrossLearner(nn.Cell):  # type: ignore[misc]
     a' = a + Σ g²;  w' = w - lr · Σ g / (β + √a')
 
     The sums are over the occurrences of a weight in the batch. g = σ(logit) - label is the gradient
-    of the row's own loss.
+    of the row's own loss, and 0 for a filler row.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -77,6 +77,7 @@ class CrossLearner(nn.Cell):  # type: ignore[misc]
         self.mask = Tensor(size - 1, ms.int32)
         self.lr = config.cross_learning_rate
         self.pairs = len(pairs)
+        self.fills_batches = config.fills_batches
         self.native = native_kernel()
         self.settings = Tensor(np.array([self.lr, CROSS_BETA], np.float32))
         self.gather = ops.Gather()
@@ -102,7 +103,7 @@ class CrossLearner(nn.Cell):  # type: ignore[misc]
 
         Args:
             key: int32 [b, f].
-            label: float32 [b, 1].
+            label: float32 [b, 1], negative for a filler row.
 
         Returns:
             The logit before learning, float32 [b, 1].
@@ -118,6 +119,8 @@ class CrossLearner(nn.Cell):  # type: ignore[misc]
         places = self.places(key)
         logit = self.logit(places)
         gradient = self.sigmoid(logit) - label  # [b, 1]
+        if self.fills_batches:
+            gradient = gradient * (label >= 0).astype(ms.float32)
         squares = self.of_pairs(gradient * gradient)
         counted = self.add_at(self.accumulator, places, squares)
         root = ops.sqrt(self.gather(ops.depend(self.accumulator, counted), places, 0))
@@ -154,7 +157,7 @@ class TrainStepWithCrosses(nn.Cell):  # type: ignore[misc]
         Args:
             id: int32 [b, f].
             weight: float32 [b, f].
-            label: float32 [b, 1].
+            label: float32 [b, 1], negative for a filler row.
             key: int32 [b, f].
 
         Returns:

@@ -35,7 +35,7 @@ INITIALIZERS = (
 class ModelConfig:
     """What shapes the model; the trainer takes every value from the configuration file.
 
-    Only what a plain Wide & Deep lacks has a default: pairs in the deep part, and crosses.
+    Only what a plain Wide & Deep lacks has a default: pairs, crosses, and batches filled up.
 
     Attributes:
         batch_size: rows per step, b.
@@ -64,6 +64,8 @@ class ModelConfig:
         cross_bits: the learner of crosses has 2^cross_bits weights; 0 for no such learner.
         cross_fields: names of the fields whose pairs it learns; empty for all.
         cross_learning_rate: of its FTRL.
+        fills_batches: a batch may hold filler rows, whose label is `FILLER_LABEL`; nothing is
+            learnt from them.
 
     Raises:
         ValueError: naming the value that no model can be built from.
@@ -92,6 +94,7 @@ class ModelConfig:
     cross_bits: int = 0
     cross_fields: str = ""
     cross_learning_rate: float = 4e-3
+    fills_batches: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "field_size", "vocab_size", "emb_dim"):
@@ -133,7 +136,7 @@ def computes_in_float16(config: ModelConfig) -> bool:
 
 def model_config_of(config: Config) -> ModelConfig:
     """The part of the configuration that describes the model."""
-    fields = asdict(config)
+    fields = {**asdict(config), "fills_batches": config.batch_seconds > 0}
     return ModelConfig(**{name: fields[name] for name in ModelConfig.__dataclass_fields__})
 
 

@@ -62,7 +62,7 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         Args:
             id: int32 [b, f], row numbers of the vocabulary.
             weight: float32 [b, f].
-            label: float32 [b, 1], 1 for a click.
+            label: float32 [b, 1], 1 for a click, negative for a filler row.
 
         Returns:
             wide_loss [], deep_loss [] and logit [b, 1], float32, all as of before the update: every

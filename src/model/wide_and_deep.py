@@ -162,6 +162,10 @@ class NetWithLossClass(nn.Cell):  # type: ignore[misc]
     """The two losses: wide_loss = mean cross-entropy, deep_loss = wide_loss + l2_coef · Σ table²/2.
 
     With `sparse` there is no L2 term, for it would move every row: deep_loss = wide_loss.
+
+    With `fills_batches` the mean is over the rows whose label is not negative. A filler row then
+    has a gradient of exactly 0. Its ids must be those of a row of the batch, as an optimizer moves
+    every id that it is given.
     """
 
     def __init__(self, network: WideDeepModel, config: ModelConfig) -> None:
@@ -170,6 +174,7 @@ class NetWithLossClass(nn.Cell):  # type: ignore[misc]
         self.l2_coef = 0.0 if config.sparse else float(config.l2_coef)
         self.half_squared_norm = HalfSquaredNorm(network.embedding_table.shape)
         self.cross_entropy = ops.SigmoidCrossEntropyWithLogits()
+        self.fills_batches = config.fills_batches
 
     def construct(
         self,
@@ -182,7 +187,7 @@ class NetWithLossClass(nn.Cell):  # type: ignore[misc]
         Args:
             id: int32 [b, f], row numbers of the vocabulary.
             weight: float32 [b, f].
-            label: float32 [b, 1], 1 for a click.
+            label: float32 [b, 1], 1 for a click, negative for a filler row.
 
         Returns:
             wide_loss [], deep_loss [] and logit [b, 1], all float32.
@@ -196,7 +201,12 @@ class NetWithLossClass(nn.Cell):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """(wide_loss [], logit [b, 1]): everything that backpropagation has to go through."""
         logit = self.network.logit(wide_rows, deep_rows, weight)
-        return self.cross_entropy(logit, label).mean(), logit
+        losses = self.cross_entropy(logit, label)
+        if self.fills_batches:
+            is_real = (label >= 0).astype(ms.float32)
+            # Of a full batch it is the mean below, to the last bit.
+            return (losses * is_real).mean() * (label.shape[0] / is_real.sum()), logit
+        return losses.mean(), logit
 
     def deep_loss(self, wide_loss: Tensor) -> Tensor:
         """wide_loss with the embedding table's L2 term on top; []."""

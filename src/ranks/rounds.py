@@ -117,6 +117,64 @@ class _Task:
         return DONE if self.error is None else FAILED
 
 
+class SharedClosing:
+    """Has all ranks close a batch by time at the same row, or none of them.
+
+    The pipeline's thread of a rank whose batch is due offers the rows that it holds, and waits. The
+    main threads report the offers in their rounds. Once every rank offers rows for the step to be
+    agreed on, each closes its batch after the fewest offered. A rank that has a full batch refuses:
+    the rows that the others lack are on their way to them.
+
+    Args:
+        flag: Ends the wait of a pipeline; its answer is 0 then.
+    """
+
+    def __init__(self, flag: StopFlag) -> None:
+        self._flag = flag
+        self._changed = threading.Condition()
+        self._number = 0
+        self._rows = 0
+        self._answer: int | None = None
+
+    def offer(self, number: int, rows: int) -> int:
+        """For the pipeline's thread: how many of its rows make the number-th batch.
+
+        Args:
+            number: The batch's number, from 1.
+            rows: Rows held, at least one.
+
+        Returns:
+            0 where it must wait for more.
+        """
+        with self._changed:
+            self._number, self._rows, self._answer = number, rows, None
+            while self._answer is None and not self._flag.is_set():
+                self._changed.wait(BUSY_SECONDS)
+            self._number = 0  # where a stop was the answer
+            return self._answer or 0
+
+    def offered(self, number: int) -> int:
+        """For the main thread: the rows that this rank offers for the number-th batch."""
+        with self._changed:
+            return self._rows if self._number == number else 0
+
+    def settle(self, number: int, ready: Array, offered: Array) -> None:
+        """For the main thread: answers the pipeline, where a round has brought a decision.
+
+        Args:
+            number: The number of the batch that the round was about.
+            ready: float32[size], whether each rank has it.
+            offered: float32[size], the rows that each has offered for it.
+        """
+        if not ready.any() and not offered.all():
+            return
+        with self._changed:
+            if self._number == number:
+                self._number = 0  # answered once, however late the pipeline's thread wakes up
+                self._answer = 0 if ready.any() else int(offered.min())
+                self._changed.notify_all()
+
+
 class SharedSession:
     """Has rows sent again for all ranks, when one of them misses some.
 

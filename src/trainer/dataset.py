@@ -1,8 +1,11 @@
-"""StreamingDataset: windows from the channel become whole batches for MindSpore.
+"""StreamingDataset: windows from the channel become batches of one shape for MindSpore.
 
 Guarantee: the batches hold every row from the starting position on exactly once and in stream
 order (see ``admission.py``). For each batch handed out the ledger keeps the position after it. So
 the position at step n is that of the first n batches, however far a pipeline has read ahead.
+
+With ``batch_seconds`` a batch is also closed by time: what is there is trained, and filler rows
+give the batch its shape. The ledger knows nothing of fillers.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.channel.batches import BatchCutter, Columns, CutBatch
+from src.channel.batches import BatchCutter, Columns, CutBatch, filled_up
 from src.channel.engine import ChannelError
 from src.channel.receiver import WindowReceiver
 from src.dictionaries.vocabulary import Change
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 Batch = tuple[Array, ...]
 RECEIVE_SECONDS = 0.2
+LOOK_SECONDS = 0.1
+"""Before a batch is closed by time: after a long step more rows may wait in the channel."""
 UNBOUNDED_LENGTH = 2**31 - 1
 NO_IDS: Array = np.zeros((0, FIELD_SIZE), dtype=np.int32)
 
@@ -44,11 +49,13 @@ class BatchRecord:
         ranges: The rows in it, by partition, over all shards.
         rows: How many, over all shards.
         dictionaries: Fingerprint of the dictionaries that made its ids.
-        labels: float32[batch] of this shard's rows.
-        oov: uint32[batch], their fields that are out of vocabulary, see ``oov.oov_bits``.
+        labels: float32[rows] of this shard's rows.
+        oov: uint32[rows], their fields that are out of vocabulary, see ``oov.oov_bits``.
         newest_timestamp: When the newest of their messages was sent, ms since 1970.
         change: What the batch has changed in a growing vocabulary; None without one.
-        ids: int32[batch, 39] of this shard's rows, after the vocabulary has grown.
+        ids: int32[rows, 39] of this shard's rows, after the vocabulary has grown.
+        is_row: bool[n], which of the network's n outputs are rows and not fillers; None where all
+            are.
     """
 
     position: Position
@@ -60,6 +67,11 @@ class BatchRecord:
     newest_timestamp: int
     change: Change | None = None
     ids: Array = NO_IDS
+    is_row: Array | None = None
+
+    def of_rows(self, outputs: Array) -> Array:
+        """The network's outputs without those of fillers: [n] or [n, 1] → the same or [rows]."""
+        return outputs if self.is_row is None else outputs.reshape(-1)[self.is_row]
 
 
 class StreamingDataset:
@@ -78,6 +90,9 @@ class StreamingDataset:
             sender; None when the wait was stopped. It raises where there will be no sender.
         idle_seconds: How long the stream may be idle; 0 for ever.
         read_again: Requests lost rows again, see ``WindowAdmission``.
+        batch_seconds: How long a row may wait for its batch to become full; 0 for ever.
+        rows_to_train: When that time is over: takes a batch's number, from 1, and the rows held.
+            Returns how many of them to train; 0 goes on waiting. By default all of them.
     """
 
     def __init__(
@@ -89,6 +104,8 @@ class StreamingDataset:
         attach: Callable[[], WindowReceiver | None],
         idle_seconds: float = 0.0,
         read_again: Callable[[], int] | None = None,
+        batch_seconds: float = 0.0,
+        rows_to_train: Callable[[int, int], int] = lambda number, rows: rows,
     ) -> None:
         self._receiver = receiver
         self._attach = attach
@@ -96,6 +113,8 @@ class StreamingDataset:
         self._growth = start.growth
         self._flag = flag
         self._idle_seconds = idle_seconds
+        self._batch_seconds = batch_seconds
+        self._rows_to_train = rows_to_train
         self._cutter = BatchCutter(batch_size, start.position)
         self._cut: deque[CutBatch] = deque()
         self._ledger: deque[BatchRecord] = deque()
@@ -134,7 +153,8 @@ class StreamingDataset:
     def __next__(self) -> Batch:
         """(id int32[batch, 39], weight float32[batch, 39], label float32[batch, 1]).
 
-        Where the trainer learns crosses, key int32[batch, 39] comes after these.
+        A batch that was closed by time has filler rows behind its own; their label is
+        ``FILLER_LABEL``. Where the trainer learns crosses, key int32[batch, 39] comes after these.
         """
         with self._preparing:
             if not self._ready:
@@ -172,8 +192,7 @@ class StreamingDataset:
         """Makes the next batch ready."""
         try:
             if not self._cut:
-                self._collect()
-                self._cut.extend(self._cutter.cut())
+                self._cut.extend(self._collect())
             self._ready.append(self._finish(self._cut.popleft()))
             self.batches += 1
         except StopIteration:
@@ -182,29 +201,47 @@ class StreamingDataset:
             self.failure = error
             raise
 
-    def _collect(self) -> None:
-        """Receives windows until a batch is full."""
+    def _collect(self) -> list[CutBatch]:
+        """Receives windows until a batch is full, or its time is over."""
         idle_since = time.monotonic()
+        look_until = idle_since + LOOK_SECONDS
         while self._cutter.rows < self._cutter.batch_size:
             if self._flag.is_set():
                 raise StopIteration
-            window = self._receive()
+            wait = min(RECEIVE_SECONDS, self._time_left(look_until))
+            if wait <= 0:
+                part = self._rows_to_train(self.batches + 1, self._cutter.rows)
+                if part:
+                    return [self._cutter.cut_part(part)]
+                wait = RECEIVE_SECONDS
+                look_until = time.monotonic() + wait
+            window = self._receive(wait)
             rows = None if window is None else self._admission.due_rows(window)
             self._admission.take_stream_back()
             if rows is not None and len(rows):
-                self._cutter.add(rows)
                 idle_since = self.last_row_at = time.monotonic()
+                self._cutter.add(rows, came_at=idle_since)
             elif self._idle_seconds and time.monotonic() - idle_since >= self._idle_seconds:
                 self._flag.set(f"no rows for {self._idle_seconds:g} s")
+        return self._cutter.cut()
 
-    def _receive(self) -> Array | None:
+    def _time_left(self, look_until: float) -> float:
+        """How long the rows held may go on waiting for their batch to become full, seconds."""
+        if not self._batch_seconds or not self._cutter.rows:
+            return float("inf")
+        if self._receiver is None:  # the wait for another consumer may be long
+            return 0.0
+        until = max(self._cutter.oldest_since + self._batch_seconds, look_until)
+        return until - time.monotonic()
+
+    def _receive(self, seconds: float) -> Array | None:
         if self._receiver is None:
             self._receiver = self._attach()
             self._admission.change_sender()
             if self._receiver is None:
                 return None
         try:
-            return self._receiver.receive(RECEIVE_SECONDS, self._flag.is_set)
+            return self._receiver.receive(seconds, self._flag.is_set)
         except ChannelError as error:
             logger.warning("the channel is gone (%s): waiting for a consumer", error)
             self._receiver.close()
@@ -215,6 +252,7 @@ class StreamingDataset:
         """What MindSpore gets of a batch; the rest goes into the ledger."""
         columns = cut.columns
         ids, oov, change = self._known(columns)
+        size, rows = self._cutter.batch_size, len(ids)
         dictionaries = self._admission.dictionaries
         assert dictionaries is not None, "no rows without a window, which was checked"
         self._ledger.append(
@@ -228,10 +266,11 @@ class StreamingDataset:
                 cut.newest_timestamp,
                 change,
                 ids,
+                None if rows == size else np.arange(size) < rows,
             )
         )
-        batch = (ids, columns["weight"], columns["label"].reshape(-1, 1))
-        return (*batch, columns["key"]) if "key" in columns else batch
+        keys = [columns["key"]] if "key" in columns else []
+        return filled_up([ids, columns["weight"], columns["label"].reshape(-1, 1), *keys], size)
 
     def _known(self, columns: Columns) -> tuple[Array, Array, Change | None]:
         """(ids, oov, change) of a batch once the growing vocabulary has taken it."""

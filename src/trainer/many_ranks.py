@@ -28,7 +28,7 @@ from src.process.stop import StopFlag
 from src.ranks.group import Ranks, first_line
 from src.ranks.meeting import meet, serve_as_scheduler
 from src.ranks.placement import NOT_MET_EXIT_CODE, Placement, RankError, Role, cpu_is_meant
-from src.ranks.rounds import ROUND_SECONDS, Lockstep, SharedSession
+from src.ranks.rounds import ROUND_SECONDS, Lockstep, SharedClosing, SharedSession
 from src.ranks.train_step import RankStepWithCrosses, RankTrainStep
 from src.stream.position import Position
 from src.trainer.admission import StreamStart
@@ -111,6 +111,7 @@ class RankTrainer(Trainer):
         self._shared = SharedSession()
         # A pipeline must not end by itself while other ranks count on its next batch.
         self.stream_flag = StopFlag()
+        self._closing_by_time = SharedClosing(self.stream_flag)
         self.idle_seconds = 0.0
         self.link = RankLink(config, flag, self.stream_flag, ranks, self._lockstep)
 
@@ -161,6 +162,7 @@ class RankTrainer(Trainer):
             max_steps=config.max_steps,
             idle_seconds=config.idle_seconds,
             shared=self._shared,
+            closing=self._closing_by_time,
             read_again=super().read_again,
         )
         self._ledger = LedgerCallBack(self.progress, together, config.audit_path)
@@ -173,6 +175,10 @@ class RankTrainer(Trainer):
     def publish_callback(self, network: PredictNet, knows_all_ids: bool = False) -> PublishCallBack:
         """Rank 0 publishes for all, and knows only the ids of its own rows."""
         return super().publish_callback(network, knows_all_ids)
+
+    def rows_to_train(self, number: int, rows: int) -> int:
+        """Has all ranks close the number-th batch at the same row, or none."""
+        return self._closing_by_time.offer(number, rows)
 
     def read_again(self) -> int:
         """Has rank 0 request the rows again in the next round."""

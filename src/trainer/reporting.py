@@ -157,7 +157,7 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         batch, losses = self._progress.batch, self._progress.last_losses
         assert batch is not None and losses is not None, "the ledger and the losses come first"
         logit = run_context.original_args().net_outputs[2].asnumpy()
-        self._metrics.add(logit, batch.labels)
+        self._metrics.add(batch.of_rows(logit), batch.labels)
         interval = self._sum
         interval.steps += 1
         interval.rows += len(batch.labels)

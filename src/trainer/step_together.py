@@ -15,11 +15,13 @@ from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.ranks.group import Ranks
 from src.ranks.placement import RankError
-from src.ranks.rounds import ROUND_SECONDS, Lockstep, SharedSession
+from src.ranks.rounds import ROUND_SECONDS, Lockstep, SharedClosing, SharedSession
 from src.trainer.callbacks import TrainingProgress, TrainingStopped
 from src.trainer.dataset import BatchRecord, StreamingDataset
 
 WAIT_SECONDS = 0.005
+BY_ROW, BY_BATCH = 3, 5
+"""How many numbers of each row, and of the batch, a rank reports."""
 
 
 class Batches(Protocol):
@@ -99,6 +101,7 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
         max_steps: Steps of this run; 0 for no limit.
         idle_seconds: How long there may be no rows; 0 for ever.
         shared: Holds the pipeline's request for rows again.
+        closing: Holds the pipeline's offer of a batch that is not full.
         read_again: Begins a new session, on rank 0.
     """
 
@@ -113,6 +116,7 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
         max_steps: int,
         idle_seconds: float,
         shared: SharedSession,
+        closing: SharedClosing,
         read_again: Callable[[], int],
     ) -> None:
         super().__init__()
@@ -125,6 +129,7 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
         self._max_steps = max_steps
         self._idle_seconds = idle_seconds
         self._shared = shared
+        self._closing = closing
         self._read_again = read_again
         self._next: BatchRecord | None = None
         self._own: BatchRecord | None = None
@@ -164,8 +169,9 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
             if self._own is None:
                 self._check_idle_time(began)
             ready, wants = self._own is not None, self._shared.is_wanted()
+            offered = 0 if ready else self._closing.offered(number)
             stop, everyone = self._lockstep.round(
-                ready, wants, *packed(self._own, self._batch_size)
+                ready, wants, offered, *packed(self._own, self._batch_size)
             )
             if stop:
                 raise TrainingStopped(self._flag.reason)
@@ -173,12 +179,14 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
                 self._begin_session()
             if everyone[:, 0].all():
                 assert self._own is not None
-                self._next, self._own = merged(self._own, everyone[:, 2:]), None
+                self._next, self._own = merged(self._own, everyone[:, 3:]), None
                 return
+            self._closing.settle(number, everyone[:, 0], everyone[:, 2])
 
     def _must_report(self) -> bool:
         """Whether this rank has something to report before its batch is there."""
-        return self._flag.is_set() or self._shared.is_wanted()
+        offered = self._closing.offered(self._progress.steps_done + 1)
+        return self._flag.is_set() or self._shared.is_wanted() or offered > 0
 
     def _check_idle_time(self, began: float) -> None:
         idle = time.monotonic() - max(began, self._stream.last_row_at)
@@ -197,20 +205,15 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
 def packed(record: BatchRecord | None, batch_size: int) -> Array:
     """What other ranks need of a batch, zeros where there is none: float32[3 · batch_size + 5]."""
     if record is None:
-        return np.zeros(3 * batch_size + 5, np.float32)
+        return np.zeros(BY_ROW * batch_size + BY_BATCH, np.float32)
+    by_row = np.zeros((BY_ROW, batch_size), np.float32)
+    # A float32 holds whole numbers exactly up to 24 bits.
+    by_row[:, : len(record.oov)] = record.labels, record.oov >> 16, record.oov & 0xFFFF
     place = f"{record.position}{record.ranges}{record.dictionaries}".encode()
     time_parts = [record.newest_timestamp >> shift & 0xFFFF for shift in (32, 16, 0)]
     check = crc32c(place)
-    return np.concatenate(
-        [
-            record.labels,
-            # A float32 holds whole numbers exactly up to 24 bits.
-            record.oov >> 16,
-            record.oov & 0xFFFF,
-            time_parts,
-            [check >> 16, check & 0xFFFF],
-        ]
-    ).astype(np.float32)
+    rest = np.array([*time_parts, check >> 16, check & 0xFFFF], np.float32)
+    return np.concatenate([by_row.ravel(), rest])
 
 
 def merged(own: BatchRecord, everyone: Array) -> BatchRecord:
@@ -223,9 +226,10 @@ def merged(own: BatchRecord, everyone: Array) -> BatchRecord:
     Raises:
         RankError: The ranks have rows of different stripes; the message names them.
     """
-    b = len(own.labels)
-    labels, high, low = (everyone[:, at * b : (at + 1) * b] for at in range(3))
-    rest = everyone[:, 3 * b :].astype(np.int64)
+    size = len(everyone)
+    by_row = everyone[:, :-BY_BATCH].reshape(size, BY_ROW, -1)[:, :, : len(own.labels)]
+    labels, high, low = by_row.transpose(1, 0, 2)
+    rest = everyone[:, -BY_BATCH:].astype(np.int64)
     unlike = np.flatnonzero((rest[:, 3:] != rest[0, 3:]).any(axis=1))
     if unlike.size:
         raise RankError(
@@ -238,4 +242,5 @@ def merged(own: BatchRecord, everyone: Array) -> BatchRecord:
         labels=labels.ravel().astype(np.float32),
         oov=(high.astype(np.uint32) << 16 | low.astype(np.uint32)).ravel(),
         newest_timestamp=int(timestamps.max()),
+        is_row=None if own.is_row is None else np.tile(own.is_row, size),
     )

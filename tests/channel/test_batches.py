@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.channel.batches import MOST_ROWS, BatchCutter
+from src.channel.batches import FILLER_LABEL, MOST_ROWS, BatchCutter, filled_up
 from src.channel.window import Provenance, make_window, window_dtype
 from src.process.arrays import Array
 from src.rows.criteo import FIELD_SIZE
@@ -94,6 +94,62 @@ def test_a_batch_covers_the_rows_of_all_shards() -> None:
     assert first.position == Position({0: 5, 1: 6}, last_partition=1)
     assert second.columns["id"][:, 0].tolist() == [6, 8, 10]
     assert second.position == Position({0: 11, 1: 12}, last_partition=1)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.data())
+def test_rows_cut_before_a_batch_is_full_leave_no_gap(
+    window_sizes: list[int], data: st.DataObject
+) -> None:
+    partition = np.arange(sum(window_sizes)) % 3 // 2
+    cutter = BatchCutter(5, Position({0: 0, 1: 0}))
+    batches = []
+    for end, size in zip(np.cumsum(window_sizes).tolist(), window_sizes):
+        cutter.add(numbered_window(np.arange(end - size, end), partition[end - size : end]))
+        batches += cutter.cut()
+        if cutter.rows and data.draw(st.booleans()):
+            part = data.draw(st.integers(1, cutter.rows))
+            batches.append(cutter.cut_part(part))
+            assert len(batches[-1].columns["label"]) == part
+    position, begin = Position({0: 0, 1: 0}), 0
+    for batch in batches:
+        rows = np.arange(begin, begin + len(batch.columns["label"]))
+        begin += len(rows)
+        assert batch.columns["id"][:, 0].tolist() == rows.tolist()
+        position = advance(position, partition[rows], rows)
+        assert batch.position == position
+        assert sum(covered.rows for covered in batch.ranges) == len(rows)
+        assert batch.newest_timestamp == 1_000 - rows[0]
+    assert begin + cutter.rows == sum(window_sizes)
+
+
+def test_what_is_left_of_a_window_is_as_old_as_the_window() -> None:
+    cutter = BatchCutter(4, Position({}))
+    cutter.add(numbered_window(np.arange(3), np.zeros(3)), came_at=7.0)
+    cutter.add(numbered_window(np.arange(3, 6), np.zeros(3)), came_at=9.0)
+    assert cutter.oldest_since == 7.0
+    cutter.cut()
+    assert cutter.oldest_since == 9.0
+    cutter.cut_part(1)
+    assert (cutter.rows, cutter.oldest_since) == (1, 9.0)
+
+
+def test_fillers_repeat_the_rows_of_their_batch_and_are_marked() -> None:
+    ids = np.arange(6, dtype=np.int32).reshape(3, 2)
+    weight, label = ids / 2, np.array([[1.0], [0.0], [1.0]], np.float32)
+    filled = filled_up([ids, weight, label, ids + 10], 7)
+    assert [part[:, 0].tolist() for part in filled] == [
+        [0, 2, 4, 0, 2, 4, 0],
+        [0, 1, 2, 0, 1, 2, 0],
+        [1, 0, 1, *[FILLER_LABEL] * 4],
+        [10, 12, 14, 10, 12, 14, 10],
+    ]
+    assert [part.dtype for part in filled] == [np.int32, np.float64, np.float32, np.int32]
+    assert label.ravel().tolist() == [1, 0, 1], "the rows' own labels stay"
+
+
+def test_a_full_batch_is_passed_on_as_it_is() -> None:
+    parts = [np.zeros((3, 2)), np.ones((3, 2)), np.ones((3, 1))]
+    assert all(one is other for one, other in zip(filled_up(parts, 3), parts))
 
 
 def test_columns_lie_in_one_piece_and_hold_nothing_of_the_window() -> None:

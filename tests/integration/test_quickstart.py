@@ -129,6 +129,7 @@ def assert_commands_of(next_steps: Sequence[str], folder: Path) -> None:
     assert (plan.data, plan.config.admit_count) == (Path("FILE"), 0)
     adaptive[-1] = str(folder / adaptive[-1])
     assert parse_args(adaptive[2:]).config.admit_count == 1
+    assert parse_args(adaptive[2:]).config.batch_seconds == 0
 
 
 class TestRun:

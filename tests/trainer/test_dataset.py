@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import cast
 
 import numpy as np
 import pytest
 
+from src.channel.batches import FILLER_LABEL
 from src.channel.engine import ChannelError
 from src.channel.receiver import WindowReceiver
 from src.channel.window import Provenance, make_window
@@ -94,7 +96,13 @@ def dataset(
     )
     flag = cast(StopFlag, options.pop("flag", StopFlag()))
     return StreamingDataset(
-        receiver, start, batch_size, flag, attach=lambda: None, idle_seconds=idle_seconds
+        receiver,
+        start,
+        batch_size,
+        flag,
+        attach=lambda: None,
+        idle_seconds=idle_seconds,
+        batch_seconds=cast(float, options.pop("batch_seconds", 0.0)),
     )
 
 
@@ -289,3 +297,93 @@ def test_an_idle_stream_sets_the_stop_flag_and_says_why() -> None:
     assert offsets_of(dataset([window([0, 1])], flag=flag)) == []
     assert flag.is_set()
     assert flag.reason == "no rows for 0.05 s"
+
+
+# --- batches closed by time
+
+
+def test_rows_that_wait_too_long_are_trained_though_their_batch_is_not_full() -> None:
+    stream = dataset([window([0, 1, 2, 3, 4, 5])], idle_seconds=0.3, batch_seconds=0.05)
+    full, part = list(stream)
+    assert [len(values) for values in part] == [4, 4, 4], "one shape for all"
+    assert full[2].ravel().tolist() == [0, 1, 0, 1]
+    assert part[2].ravel().tolist() == [0, 1, FILLER_LABEL, FILLER_LABEL]
+    assert part[0][:, 0].tolist() == [4, 5, 4, 5], "fillers have the ids of rows of the batch"
+    first, second = stream.next_batch(), stream.next_batch()
+    assert first.is_row is None
+    assert second.position == Position({0: 6, 1: 0}, last_partition=0)
+    assert [(part.first_offset, part.last_offset) for part in second.ranges] == [(4, 5)]
+    assert (second.rows, second.newest_timestamp) == (2, 1_000_005)
+    assert second.labels.tolist() == [0, 1]
+    assert second.oov.tolist() == [20, 25]
+
+
+def test_the_ledger_tells_the_networks_outputs_for_rows_from_those_for_fillers() -> None:
+    stream = dataset([window([0, 1, 2, 3, 4])], idle_seconds=0.3, batch_seconds=0.05)
+    assert len(list(stream)) == 2
+    full, part = stream.next_batch(), stream.next_batch()
+    logit = np.array([[0.1], [0.2], [0.3], [0.4]])
+    assert full.of_rows(logit) is logit
+    assert part.of_rows(logit).tolist() == [0.1]
+
+
+def test_a_row_waits_from_when_it_came_however_many_follow() -> None:
+    class Trickle(ListedWindows):
+        def receive(self, timeout_seconds: float, give_up: object) -> Array | None:
+            time.sleep(min(timeout_seconds, 0.02))
+            return super().receive(timeout_seconds, give_up)
+
+    stream = dataset([])
+    stream._batch_seconds, stream._cutter.batch_size = 0.2, 1000
+    stream._receiver = cast(WindowReceiver, Trickle([window([row]) for row in range(200)]))
+    began = time.monotonic()
+    labels = next(stream)[2].ravel()
+    assert 0.2 <= time.monotonic() - began < 2
+    assert 1 <= (labels != FILLER_LABEL).sum() < 100
+
+
+def test_rows_that_came_while_a_long_step_ran_fill_the_batch_first() -> None:
+    stream = dataset([window([0, 1, 2, 3, 4]), window([5, 6, 7])], batch_seconds=0.01)
+    next(stream)
+    time.sleep(0.05)
+    assert next(stream)[0][:, 0].tolist() == [4, 5, 6, 7]
+
+
+def test_without_a_time_a_batch_waits_until_it_is_full_or_the_stream_ends() -> None:
+    assert offsets_of(dataset([window([0, 1, 2])], idle_seconds=0.3)) == []
+
+
+def test_rows_held_when_the_channel_is_lost_do_not_wait_for_another_consumer() -> None:
+    stream, asked = asking_dataset([window([0, 1]), ChannelError("gone")], [window([2, 3, 4, 5])])
+    stream._batch_seconds = 60.0
+    assert next(stream)[2].ravel().tolist() == [0, 1, FILLER_LABEL, FILLER_LABEL]
+    assert next(stream)[0][:, 0].tolist() == [2, 3, 4, 5]
+    assert asked == []
+
+
+def test_how_many_rows_are_trained_is_agreed_on() -> None:
+    offers: list[tuple[int, int]] = []
+    answers = iter([0, 0, 2, 1])
+
+    def rows_to_train(number: int, rows: int) -> int:
+        offers.append((number, rows))
+        return next(answers)
+
+    stream = dataset([window([0, 1, 2, 3, 4, 5, 6])], idle_seconds=60, batch_seconds=0.01)
+    stream._rows_to_train = rows_to_train
+    labels = [next(stream)[2].ravel() for _ in range(3)]
+    assert [(batch != FILLER_LABEL).sum() for batch in labels] == [4, 2, 1]
+    assert offers == [(2, 3), (2, 3), (2, 3), (3, 1)]
+    assert [stream.next_batch().position.offsets[0] for _ in range(3)] == [4, 6, 7]
+
+
+def test_fillers_are_no_sightings_and_no_rows_of_a_growing_vocabulary() -> None:
+    growth = Growth(GrowthSettings(admit_count=2, expire_rows=100), vocab_size=600)
+    items: list[object] = [window([0, 1, 2, 3, 4], values=[b"a", b"b", b"c", b"d", b"e"])]
+    stream = dataset(items, growth=growth, idle_seconds=0.3, batch_seconds=0.05)
+    _, part = list(stream)
+    assert part[0][:, 13].tolist() == [4, 4, 4, 4], "e was seen once, not four times"
+    stream.next_batch()
+    change = stream.next_batch().change
+    assert change is not None
+    assert (change.rows, change.times.tolist(), change.values) == (1, [1], [])

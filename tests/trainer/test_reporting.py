@@ -6,6 +6,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,6 +228,23 @@ def test_no_report_steps_report_nothing_but_keep_the_scores(tmp_path: Path) -> N
     assert path.read_text() == ""
     unit = Unit(3, START, "t", 0, {}, path, metrics.state())
     assert restored_metrics(unit, 1000).life().scores().rows == 3 * BATCH
+
+
+def test_fillers_of_a_batch_that_was_not_full_are_in_no_score(tmp_path: Path) -> None:
+    rows, progress, path = ScoredRows(2), TrainingProgress(0, START), tmp_path / "metrics.jsonl"
+    full, part = rows.next_batch(), rows.next_batch()
+    is_row = np.arange(BATCH) < 10
+    part = replace(part, labels=part.labels[:10], oov=part.oov[:10], rows=10, is_row=is_row)
+    rows._records.extend([full, part])
+    rows.logit[1, 10:] = np.nan
+    metrics = reporter(progress, path, report_steps=1)
+    step_by_step(rows, range(2), progress, LedgerCallBack(progress, rows, ""), metrics)
+    metrics.close()
+    _, line = lines_of(path)
+    assert line["rows"] == progress.rows_done == BATCH + 10
+    logit = np.concatenate([rows.logit[0], rows.logit[1, :10]])
+    assert_scores(line["life"], logit, np.concatenate([full.labels, part.labels]))
+    assert line["oov_rate_by_column"][0] == 1.0, "of ten rows, not of fifty"
 
 
 def test_end_of_training_reports_the_steps_since_the_last_report_once(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from src.checkpoints.unit import CheckpointError
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.ranks.placement import RankError
-from src.ranks.rounds import Lockstep, SharedSession
+from src.ranks.rounds import Lockstep, SharedClosing, SharedSession
 from src.stream.position import Position, RowRange
 from src.trainer.callbacks import TrainingProgress, TrainingStopped
 from src.trainer.dataset import BatchRecord
@@ -144,6 +144,7 @@ class TrainingRank:
         self.progress = TrainingProgress(100, Position({0: 0, 1: 0}))
         self.stream = ListedBatches(ranks.rank, list(waits))
         self.shared = SharedSession()
+        self.closing = SharedClosing(self.flag)
         self.sessions = iter(range(50, 60))
         self.batches: list[BatchRecord] = []
         self.reason = ""
@@ -157,6 +158,7 @@ class TrainingRank:
             max_steps=options.get("max_steps", 0),
             idle_seconds=options.get("idle_seconds", 0.0),
             shared=self.shared,
+            closing=self.closing,
             read_again=lambda: next(self.sessions),
         )
 

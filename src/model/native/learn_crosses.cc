@@ -4,8 +4,8 @@
 // operators take five times as long for so many single numbers. tools/setup.sh compiles it.
 //
 // Inputs:  weight float[2^bits] and squares float[2^bits], both changed in place; key int[b, f];
-//          label float[b, 1]; left int[p] and right int[p], the places of each pair's fields;
-//          settings float[2]: learning rate and beta.
+//          label float[b, 1], negative for a row to learn nothing from; left int[p] and right
+//          int[p], the places of each pair's fields; settings float[2]: learning rate and beta.
 // Output:  logit float[b, 1], as of before the step.
 
 #include <cmath>
@@ -52,7 +52,7 @@ extern "C" int LearnCrosses(int count, void **data, int *, int64_t **shapes, con
       __builtin_prefetch(weight + place[i]);
     }
     logit[row] = Sum(weight, place, pairs);
-    gradient[row] = 1.0f / (1.0f + std::exp(-logit[row])) - label[row];
+    gradient[row] = label[row] < 0 ? 0.0f : 1.0f / (1.0f + std::exp(-logit[row])) - label[row];
   }
   // All squares come before the first step: the order of a batch's rows does not matter.
   for (int64_t row = 0; row < rows; ++row) {
