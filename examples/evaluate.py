@@ -18,10 +18,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mindspore as ms
 
-from examples.evaluation.evaluation import describe, evaluate
-from examples.evaluation.scorer import EvaluationError, load_scorer
+from examples.evaluation.errors import EvaluationError
 from src.checkpoints.unit import CheckpointError
 from src.config import load_config
 from src.dictionaries.dictionaries import load_dictionaries
@@ -86,6 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Scores a file; returns 0, or 1 after an error, which is logged."""
     arguments = parse_args(argv)
     configure_logging()
+    import mindspore as ms  # takes seconds: --help should not
+
+    from examples.evaluation.evaluation import describe, evaluate
+    from examples.evaluation.scorer import load_scorer
+
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     try:
         dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)

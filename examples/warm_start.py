@@ -19,31 +19,27 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mindspore as ms
 from tqdm import tqdm
 
-from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import CheckpointError, Unit
 from src.config import Config, ConfigError, load_config
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.dictionaries.growth import Growth
-from src.features.feature_builder import FeatureBuilder
-from src.features.file_batches import batches_of_file
-from src.model.device import choose_device
-from src.model.model_config import model_shape
-from src.model.networks import GetWideDeepNet, TrainNet
-from src.model.row_reset import RowReset
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.flags import FlagParser, path_flag, path_text_flag
 from src.process.logs import configure_logging
 from src.rows.row_file import RowFileError
 from src.stream.position import Position
-from src.trainer.trainer import growth_of
+
+if TYPE_CHECKING:
+    from src.features.feature_builder import FeatureBuilder
+    from src.model.networks import TrainNet
 
 logger = logging.getLogger("warm_start")
 
@@ -125,6 +121,12 @@ def warm_start(
         CheckpointError, DictionaryError, RowFileError, VocabularyError, OSError: A file can't
             be used or written.
     """
+    from src.checkpoints.store import CheckpointStore  # takes seconds: --help should not
+    from src.features.feature_builder import FeatureBuilder
+    from src.model.model_config import model_shape
+    from src.model.networks import GetWideDeepNet
+    from src.trainer.trainer import growth_of
+
     features = FeatureBuilder(dictionaries, config.dense_transform, config.vocab_size)
     network, _ = GetWideDeepNet(config)
     network.set_train()
@@ -158,6 +160,11 @@ def _train(
     epoch: int,
 ) -> int:
     """One pass over the rows; returns the steps."""
+    import mindspore as ms
+
+    from src.features.file_batches import batches_of_file
+    from src.model.row_reset import RowReset
+
     reset = RowReset(network.row_state())
     steps = 0
     with tqdm(desc=f"epoch {epoch + 1}", unit=" rows", disable=None) as progress:
@@ -179,6 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging()
     try:
         arguments, config = parse_args(argv)
+        import mindspore as ms  # takes seconds
+
+        from src.model.device import choose_device
+
         ms.set_context(mode=ms.GRAPH_MODE, device_target=choose_device(config.device_target))
         dictionaries = load_dictionaries(
             arguments.max_dict, arguments.min_dict, arguments.map_dict, config.vocab_size

@@ -11,6 +11,7 @@ from typing import Any
 
 import mindspore as ms
 
+from examples.evaluation.errors import EvaluationError
 from src.checkpoints.parts import VOCABULARY, load, load_file
 from src.checkpoints.unit import Unit, newest_unit, read_unit
 from src.dictionaries.dictionaries import Dictionaries
@@ -27,10 +28,6 @@ from src.rows.row_file import BLOCK_ROWS
 logger = logging.getLogger("evaluate")
 
 LAYER = re.compile(r"deep\.(\d+)\.weight")
-
-
-class EvaluationError(RuntimeError):
-    """The file can't be scored with the checkpoint; one line says why."""
 
 
 @dataclass(frozen=True)

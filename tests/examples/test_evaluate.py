@@ -19,8 +19,9 @@ from examples.dictionaries.processing import Processed, process
 from examples.evaluate import main
 from examples.evaluation import evaluation
 from examples.evaluation import scorer as scorer_module
+from examples.evaluation.errors import EvaluationError
 from examples.evaluation.evaluation import describe
-from examples.evaluation.scorer import EvaluationError, load_scorer
+from examples.evaluation.scorer import load_scorer
 from examples.sample.rows import write_sample
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import Unit
