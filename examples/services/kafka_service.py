@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -92,6 +93,7 @@ class KafkaService:
         port: the port clients connect to.
         detached: whether the broker outlives this process; else it is killed with it.
         jars_dir: folder with Kafka's jars, as ``make setup`` fetches them.
+        properties: settings of the broker that differ from ours.
 
     Attributes:
         started_here: whether the running broker was started by this object.
@@ -103,11 +105,13 @@ class KafkaService:
         port: int = 9092,
         detached: bool = False,
         jars_dir: Path = ROOT / "build" / "kafka",
+        properties: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = Path(data_dir).resolve()
         self.port = port
         self.detached = detached
         self.jars_dir = Path(jars_dir)
+        self._properties = dict(properties or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -205,7 +209,9 @@ class KafkaService:
             "controller_port": free_port(),
             "data_dir": self.data_dir,
         }
-        self._properties_file.write_text(KAFKA_PROPERTIES.format(**values))
+        ours = KAFKA_PROPERTIES.format(**values)
+        others = "".join(f"{key}={value}\n" for key, value in self._properties.items())
+        self._properties_file.write_text(ours + others)  # the last line of a key counts
         (self.data_dir / "log4j.properties").write_text(KAFKA_LOG4J.format(**values))
 
     def _format_storage(self) -> None:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.cluster.broker_list import broker_list
-from src.cluster.client_properties import ClientProperties
-from src.cluster.property_keys import CLIENT_ID, CLIENT_RACK
-from src.cluster.tls import Tls
+from src.cluster.names import DIRECT_URL
+from src.cluster.properties import keys
+from src.cluster.properties.client_properties import ClientProperties
+from src.cluster.properties.tls import Tls
 from src.config import read_defaults
+
+CLIENT_ID = "mindspore-online-learning"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class ClientSettings:
         protocol: The security protocol.
         login: kafka-python's arguments for SASL.
         tls: What TLS needs; None without TLS.
-        others: Further arguments of kafka-python's clients.
+        milliseconds: kafka-python's arguments for durations.
+        client_id: What the brokers' logs and quotas call this client.
         rack: Where this client runs, so that a consumer can read from a near replica.
         notes: What the user should know about the settings, one line each.
     """
@@ -35,7 +39,8 @@ class ClientSettings:
     protocol: str = "PLAINTEXT"
     login: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: Tls | None = None
-    others: Mapping[str, Any] = field(default_factory=dict)
+    milliseconds: Mapping[str, int] = field(default_factory=dict)
+    client_id: str = CLIENT_ID
     rack: str = ""
     notes: tuple[str, ...] = ()
 
@@ -53,10 +58,26 @@ class ClientSettings:
 
     def client_options(self) -> dict[str, Any]:
         """The arguments of any client of kafka-python; they hold the password."""
-        options = {"bootstrap_servers": list(self.servers), **self.others, **self.login}
+        options = {
+            "bootstrap_servers": list(self.servers),
+            "client_id": self.client_id,
+            "proxy_url": DIRECT_URL,  # no proxy: it selects look-ups that end in time
+            **self.milliseconds,
+            **self.login,
+        }
         if self.tls is not None:
             options["ssl_context"] = self.tls.context()
         return {**options, "security_protocol": self.protocol}
+
+    def hosts(self) -> list[tuple[str, int]]:
+        """Host, without brackets, and port of each broker of the list."""
+        pairs = [server.rpartition(":") for server in self.servers]
+        return [(host.strip("[]"), int(port)) for host, _, port in pairs]
+
+    @property
+    def user(self) -> str:
+        """Who logs in; empty without SASL."""
+        return self.login.get("sasl_plain_username", "")
 
     def consumer_options(self) -> dict[str, Any]:
         """The arguments of kafka-python's consumer."""
@@ -94,16 +115,13 @@ def client_settings(bootstrap_servers: str, kafka_config: str) -> ClientSettings
                 f"not the brokers that {kafka_config} names"
             )
     protocol = properties.protocol()
-    others: dict[str, Any] = properties.milliseconds()
-    client_id = properties.text(CLIENT_ID)
-    if client_id:
-        others["client_id"] = client_id
     return ClientSettings(
         servers,
         protocol,
         properties.login(protocol),
         properties.tls(protocol),
-        others,
-        properties.text(CLIENT_RACK),
+        properties.milliseconds(),
+        properties.text(keys.CLIENT_ID) or CLIENT_ID,
+        properties.text(keys.CLIENT_RACK),
         tuple(properties.notes),
     )

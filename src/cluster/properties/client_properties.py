@@ -11,11 +11,11 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from src.cluster import property_keys as keys
 from src.cluster.broker_list import ClusterConfigError, broker_list
-from src.cluster.jaas import PLAIN_MODULE, Login, parse_jaas
-from src.cluster.properties_file import PropertiesError, Property, expanded, parse_properties
-from src.cluster.tls import VERSIONS, Tls, TlsError, kind_of_store
+from src.cluster.properties import keys
+from src.cluster.properties.jaas import PLAIN_MODULE, Login, parse_jaas
+from src.cluster.properties.syntax import PropertiesError, Property, expanded, parse_properties
+from src.cluster.properties.tls import VERSIONS, Tls, TlsError, kind_of_store
 from src.process.flags import did_you_mean
 from src.process.paths import PathError, expanded_path
 
