@@ -8,18 +8,22 @@ from collections.abc import Iterable
 from typing import Callable, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFailedError
 
+from src.cluster.access import AccessError, Needs, check_access, unreachable
 from src.cluster.settings import ClientSettings
 
 logger = logging.getLogger(__name__)
 
 MAX_POLL_ROWS = 10_000
+CONNECT_SECONDS = 10.0
 REQUEST_MS = 5_000
 QUICK_REQUEST_MS = 1_000
 RETRY_SECONDS = 0.5
 PROBE_SECONDS = 1.0
 FETCH_WAIT_SECONDS = 0.1  # a request for offsets queues up after a fetch at the stream's end
+
+REFUSALS = (AuthorizationError, SaslAuthenticationFailedError)  # no wait mends these
 
 T = TypeVar("T")
 
@@ -46,7 +50,7 @@ class BrokerConnection:
         handles: Partition number → its handle, ascending.
 
     Raises:
-        SourceError: No broker answers, or there is no such topic.
+        SourceError: No broker answers or lets this client in, or there is no such topic.
     """
 
     def __init__(
@@ -63,7 +67,11 @@ class BrokerConnection:
         self._heard_at = self._probed_at = time.monotonic()
         try:
             self._servers = ClientSettings.of(cluster)
+            needs = Needs(reads=(topic,), group=group_id)
+            check_access(self._servers, needs, CONNECT_SECONDS, stopped)
             self.consumer = _open_consumer(self._servers, group_id)
+        except AccessError as error:
+            raise SourceError(str(error)) from None
         except (KafkaError, ValueError) as error:
             raise SourceError(f"no broker answers at {cluster}: {error}") from None
         try:
@@ -95,9 +103,14 @@ class BrokerConnection:
                 self.note_answer()
                 return answer
             except KafkaError as error:
+                if isinstance(error, REFUSALS):
+                    raise SourceError(
+                        f"{doing} of {self.topic} at {self._servers} is refused: {error}"
+                    ) from None
                 if self._stopped() or time.monotonic() >= give_up_at:
                     raise SourceError(
-                        f"{doing} of {self.topic} at {self._servers} failed, gave up: {error}"
+                        f"{doing} of {self.topic} at {self._servers} failed, gave up: "
+                        f"{self._reason(error)}"
                     ) from None
                 logger.warning("%s failed, trying again: %s", doing, error)
                 time.sleep(RETRY_SECONDS)
@@ -133,9 +146,16 @@ class BrokerConnection:
             silent = time.monotonic() - self._heard_at
             if silent >= self._reconnect_seconds:
                 raise SourceError(
-                    f"the broker at {self._servers} has been away for {silent:.0f} s"
+                    f"the broker at {self._servers} has been away for {silent:.0f} s: "
+                    f"{self._reason(error)}"
                 ) from None
             logger.warning("the broker has been away for %.0f s: %s", silent, error)
+
+    def _reason(self, error: KafkaError) -> str:
+        """Why no answer comes: whom kafka-python dialled in vain, or its own words."""
+        if self._stopped():  # a stop does not wait for an answer
+            return str(error)
+        return unreachable(self._servers, self.topic) or str(error)
 
     def _find_partitions(self) -> list[int]:
         found = self.request(

@@ -8,15 +8,20 @@ from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.errors import (
+    ClusterAuthorizationFailedError,
     InvalidReplicationFactorError,
     KafkaError,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     for_code,
 )
 
+from src.cluster.access import AccessError, Needs, check_access
 from src.cluster.settings import ClientSettings
 
 logger = logging.getLogger(__name__)
+
+DENIED = (TopicAuthorizationFailedError.errno, ClusterAuthorizationFailedError.errno)
 
 
 class TopicError(RuntimeError):
@@ -58,17 +63,23 @@ def ensure_topic(
     """
     milliseconds = int(timeout_seconds * 1000)
     try:
+        settings = ClientSettings.of(cluster)
+        check_access(settings, Needs(), timeout_seconds)
         admin = KafkaAdminClient(
-            **ClientSettings.of(cluster).client_options(),
+            **settings.client_options(),
             bootstrap_timeout_ms=milliseconds,
             request_timeout_ms=milliseconds,
         )
+    except AccessError as error:
+        raise TopicError(str(error), retriable=not error.is_final) from None
     except (KafkaError, ValueError) as error:
         raise TopicError(f"no broker answers at {cluster}: {error}", True) from None
     try:
         if _create(admin, topic, num_partitions, replication_factor, configs or {}):
             return num_partitions
         return _grow(admin, topic, num_partitions)
+    except TopicAuthorizationFailedError:
+        raise TopicError(_lacking("Describe", topic)) from None
     except KafkaError as error:
         reason = f"topic {topic} at {cluster}: {error}"
         raise TopicError(reason, bool(error.retriable)) from None
@@ -93,6 +104,10 @@ def _create(
     answer = admin.create_topics({topic: options}, raise_errors=False)["topics"][0]
     if answer["error_code"] == TopicAlreadyExistsError.errno:
         return False
+    if answer["error_code"] in DENIED:
+        if _partitions(admin, topic):
+            return False  # it is there already: nothing has to be created
+        raise TopicError(_lacking("Create", topic))
     if answer["error_code"]:
         kind = for_code(answer["error_code"])
         raise TopicError(
@@ -105,16 +120,30 @@ def _create(
 
 
 def _grow(admin: KafkaAdminClient, topic: str, num_partitions: int) -> int:
-    present = len(admin.describe_topics([topic])[0]["partitions"])
+    present = _partitions(admin, topic)
     if present >= num_partitions:
         logger.info("topic %s exists with %d partitions", topic, present)
         return present
     answer = admin.create_partitions({topic: num_partitions}, raise_errors=False)
     result = answer.to_dict()["results"][0]
+    if result["error_code"] in DENIED:
+        raise TopicError(_lacking("Alter", topic))
     if result["error_code"]:
         raise TopicError(f"topic {topic} can't get more partitions: {_reason(result)}")
     logger.info("topic %s now has %d partitions, it had %d", topic, num_partitions, present)
     return num_partitions
+
+
+def _partitions(admin: KafkaAdminClient, topic: str) -> int:
+    """How many partitions a topic has; 0 where it is not there or not shown."""
+    return len(admin.describe_topics([topic])[0]["partitions"])
+
+
+def _lacking(right: str, topic: str) -> str:
+    return (
+        f"the right {right} on topic {topic} is missing; docs/clusters.md lists what each script "
+        "needs"
+    )
 
 
 def _reason(answer: Mapping[str, Any]) -> str:

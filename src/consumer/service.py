@@ -75,6 +75,7 @@ def keeping_bad_rows(
         flag.is_set,
     )
     with contextlib.closing(writer):
+        writer.check_rights()
         guard = BadRowGuard(arguments.max_bad_fraction)
         yield BadRowKeeper(writer.write, guard, counts)
 

@@ -31,6 +31,7 @@ from kafka.errors import (
     RecordListTooLargeError,
 )
 
+from src.cluster.access import AccessError, Needs, check_access
 from src.cluster.broker import SourceError
 from src.cluster.settings import ClientSettings
 from src.cluster.topic import TopicError, ensure_topic
@@ -158,6 +159,19 @@ class DeadLetterWriter:
         self._reconnect_seconds = reconnect_seconds
         self._stopped = stopped
         self._producer: KafkaProducer | None = None
+
+    def check_rights(self) -> None:
+        """Checks, before there is a dead letter, that one could be written.
+
+        Raises:
+            SourceError: No broker answers or lets this client in, or a right is missing.
+        """
+        needs = Needs(writes=(self._topic,), creates=(self._topic,))
+        try:
+            settings = ClientSettings.of(self._cluster)
+            check_access(settings, needs, self._reconnect_seconds, self._stopped)
+        except AccessError as error:
+            raise SourceError(str(error)) from None
 
     def write(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Writes dead letters and waits until every one is acknowledged.
@@ -374,7 +388,7 @@ def read_dead_letters(cluster: str | ClientSettings, topic: str) -> list[DeadLet
     Raises:
         SourceError: No broker answers, or there is no such topic.
     """
-    with open_topic(cluster, topic) as reader:
+    with open_topic(cluster, topic, Needs(reads=(dead_topic(topic),))) as reader:
         return read_dead_letter_topic(reader, topic).in_order()
 
 
@@ -399,7 +413,7 @@ def read_dead_letter_topic(reader: KafkaConsumer, topic: str) -> DeadLetters:
 
 
 @contextmanager
-def open_topic(cluster: str | ClientSettings, topic: str) -> Iterator[KafkaConsumer]:
+def open_topic(cluster: str | ClientSettings, topic: str, needs: Needs) -> Iterator[KafkaConsumer]:
     """A consumer without a group, to read a topic and its dead letters.
 
     Raises:
@@ -407,7 +421,9 @@ def open_topic(cluster: str | ClientSettings, topic: str) -> Iterator[KafkaConsu
             block.
     """
     try:
-        reader = open_reader(cluster)
+        reader = open_reader(cluster, needs)
+    except AccessError as error:
+        raise SourceError(str(error)) from None
     except (KafkaError, ValueError) as error:
         raise SourceError(f"no broker answers at {cluster}: {error}") from None
     try:

@@ -9,21 +9,29 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
+from src.cluster.access import Needs, check_access
 from src.cluster.settings import ClientSettings
 
 ANSWER_SECONDS = 10.0
 POLL_SECONDS = 1.0
 
 
-def open_reader(cluster: str | ClientSettings) -> KafkaConsumer:
+def open_reader(cluster: str | ClientSettings, needs: Needs) -> KafkaConsumer:
     """A consumer without a group, which creates no topic.
 
+    Args:
+        cluster: host:port,... or all settings of the connection.
+        needs: What will be done with it and beside it.
+
     Raises:
+        AccessError: No broker answers or lets this client in, or a right is missing.
         KafkaError: No broker answers.
         ValueError: The address is malformed.
     """
+    settings = ClientSettings.of(cluster)
+    check_access(settings, needs, ANSWER_SECONDS)
     return KafkaConsumer(
-        **ClientSettings.of(cluster).consumer_options(),
+        **settings.consumer_options(),
         auto_offset_reset="none",
         enable_auto_commit=False,
         allow_auto_create_topics=False,

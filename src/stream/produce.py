@@ -19,6 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from tqdm import tqdm
 
+from src.cluster.access import AccessError, Needs
 from src.cluster.settings import ClientSettings
 from src.rows.criteo import is_header
 from src.rows.json_wire import json_message
@@ -91,7 +92,7 @@ def check_partitions(options: ProduceOptions, wanted: int) -> None:
     Raises:
         ProduceError: No broker answers, or the topic has too few partitions.
     """
-    with _reader(options) as reader:
+    with _reader(options, Needs(writes=(options.topic,))) as reader:
         found = len(reader.partitions_for_topic(options.topic) or ())
     if found < wanted:
         raise ProduceError(
@@ -110,7 +111,7 @@ def next_row(options: ProduceOptions, partition: int) -> int:
         ProduceError: No broker answers, or the rows are gone, or no key is a row number.
     """
     handle = TopicPartition(options.topic, partition)
-    with _reader(options) as reader:
+    with _reader(options, Needs(reads=(options.topic,))) as reader:
         begin = reader.beginning_offsets([handle])[handle]
         end = reader.end_offsets([handle])[handle]
         if end == 0:
@@ -140,10 +141,12 @@ def _last_row_number(reader: KafkaConsumer, handle: TopicPartition, begin: int, 
 
 
 @contextmanager
-def _reader(options: ProduceOptions) -> Iterator[KafkaConsumer]:
+def _reader(options: ProduceOptions, needs: Needs) -> Iterator[KafkaConsumer]:
     """A consumer without a group, to inspect the topic; broker errors become ProduceError."""
     try:
-        reader = open_reader(options.cluster)
+        reader = open_reader(options.cluster, needs)
+    except AccessError as error:
+        raise ProduceError(str(error)) from None
     except (KafkaError, ValueError) as error:
         raise _no_broker(options, error) from None
     try:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
+from src.cluster.access import Needs
 from src.cluster.broker import SourceError
 from src.cluster.settings import ClientSettings
 from src.rows.parsing import parse_messages
@@ -92,7 +93,8 @@ def replay(
         SourceError: No broker answers, or there is no such topic.
     """
     result = ReplayResult()
-    with open_topic(cluster, topic) as reader:
+    both = (topic, dead_topic(topic))
+    with open_topic(cluster, topic, Needs(both, () if dry_run else both)) as reader:
         dead_letters = read_dead_letter_topic(reader, topic)
         ends = _ends(reader, topic)
         search = _search_rows(reader, dead_letters, ends)
