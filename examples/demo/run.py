@@ -21,6 +21,7 @@ from examples.demo.rows import Stream
 from examples.demo.script import Script
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
+from src.checkpoints.unit import remove_unit
 from src.cluster.settings import ClientSettings
 from src.cluster.topic import ensure_topic
 from src.process.ports import free_port, listening_ports
@@ -239,8 +240,7 @@ def remove_earlier_demos(folder: Path) -> None:
     for manifest in folder.glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             if RUN_NAME.fullmatch(json.loads(manifest.read_bytes())["topic"]):
-                manifest.unlink()
-                manifest.with_suffix(".ckpt").unlink()
+                remove_unit(manifest)
 
 
 def _delete_topic(cluster: ClientSettings, topic: str) -> None:

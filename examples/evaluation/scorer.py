@@ -13,7 +13,7 @@ import mindspore as ms
 
 from examples.evaluation.errors import EvaluationError
 from src.checkpoints.parts import VOCABULARY, load, load_file
-from src.checkpoints.unit import Unit, newest_unit, read_unit
+from src.checkpoints.unit import Unit, manifest_path_of, newest_unit, read_unit
 from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.feature_builder import FeatureBuilder
@@ -117,7 +117,7 @@ def _find_unit(ckpt: Path, prefix: str) -> Unit | None:
         return unit
     if not ckpt.is_file():
         raise EvaluationError(f"{ckpt}: there is no such file")
-    if not ckpt.with_suffix(".json").exists():
+    if not manifest_path_of(ckpt).exists():
         logger.warning("%s has no manifest beside it: not checked, activation relu assumed", ckpt)
         return None
     return read_unit(ckpt)

@@ -9,12 +9,12 @@ unit whose files are torn or damaged is named in the log and the one before it i
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import mindspore as ms
 import numpy as np
 
 from src.checkpoints.ckpt_file import type_name, write_ckpt
+from src.checkpoints.locking import FolderLock
 from src.checkpoints.parts import PART_BYTES, VOCABULARY, load, plan_parts
 from src.checkpoints.unit import (
     CheckpointError,
@@ -33,7 +34,9 @@ from src.checkpoints.unit import (
     manifest_path_of,
     manifests_in,
     newest_unit,
+    part_files,
     part_path,
+    remove_unit,
     step_of,
 )
 from src.process.arrays import Array
@@ -56,34 +59,49 @@ class CheckpointStore:
         self._directory = directory
         self._prefix = prefix
         self._keep_max = keep_max
-        self._lock: int | None = None
+        self._lock: FolderLock | None = None
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"{directory}: {error.strerror}") from None
 
-    def lock(self) -> None:
-        """Keeps others from locking the folder until ``unlock``, or until this process ends.
+    def lock(self, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Keeps others from changing the folder until ``unlock``, or until this process ends.
+
+        Without it each change locks the folder for itself.
+
+        Args:
+            give_up: Asked while it is not known yet whether another process is still there.
 
         Raises:
             CheckpointError: Another process has it: two trainers would overwrite each other.
         """
-        path = self._directory / ".lock"
-        try:
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"another trainer is using {self._directory}; --ckpt_path names another folder"
-            ) from None
-        except OSError as error:
-            raise CheckpointError(f"can't lock {path}: {error.strerror}") from None
+        lock = FolderLock(self._directory, give_up)
+        lock.acquire()
+        self._lock = lock
+
+    def share_lock(self, other: CheckpointStore) -> None:
+        """Makes changes under the lock of another store of the same folder."""
+        self._lock = other._lock
 
     def unlock(self) -> None:
         """Lets others lock the folder again."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
+
+    @contextmanager
+    def _locked(self) -> Iterator[FolderLock]:
+        """The lock for one change: that of the store, or one for as long as it takes."""
+        if self._lock is not None:
+            yield self._lock
+            return
+        lock = FolderLock(self._directory)
+        lock.acquire()
+        try:
+            yield lock
+        finally:
+            lock.release()
 
     def save(
         self,
@@ -112,16 +130,18 @@ class CheckpointStore:
             vocabulary: What ``Growth.dump`` gives, for ``read_vocabulary``.
 
         Raises:
-            CheckpointError: It could not be written; the other units are untouched.
+            CheckpointError: It could not be written, or the folder is another process's; the other
+                units are untouched.
         """
         path = self._directory / f"{self._prefix}-1_{step}.ckpt"
         fields = (as_json(model), path, as_json(extra or {}))
         unit = Unit(step, position, topic, dictionaries, *fields)
-        try:
-            unit = self._write(_entries(network, vocabulary), unit)
-        except OSError as error:
-            raise CheckpointError(f"can't write checkpoint {path}: {error.strerror}") from None
-        self._remove_others(unit)
+        with self._locked() as lock:
+            try:
+                unit = self._write(_entries(network, vocabulary), unit, lock)
+            except OSError as error:
+                raise CheckpointError(f"can't write checkpoint {path}: {error.strerror}") from None
+            self._remove_others(unit, lock)
         return unit
 
     def newest(self) -> Unit | None:
@@ -130,10 +150,12 @@ class CheckpointStore:
         What a write that was cut off has left is removed.
 
         Raises:
-            CheckpointError: There are units, but none of them is valid.
+            CheckpointError: There are units, but none of them is valid; or the folder is another
+                process's.
         """
         newest = newest_unit(self._directory, self._prefix)
-        self._remove_leftovers(newest)
+        with self._locked() as lock:
+            self._remove_leftovers(newest, lock)
         if newest is None and (found := self._manifests()):
             raise CheckpointError(
                 f"none of the {len(found)} checkpoints in {self._directory} is valid; "
@@ -190,15 +212,20 @@ class CheckpointStore:
         """Moves all units into a folder of their own, for a fresh start.
 
         Raises:
-            CheckpointError: They can't be moved.
+            CheckpointError: They can't be moved, or the folder is another process's.
         """
         manifests = self._manifests()
         if not manifests:
             return
+        with self._locked() as lock:
+            lock.confirm()
+            self._move_aside(manifests)
+
+    def _move_aside(self, manifests: list[Path]) -> None:
         try:
             target = self._make_folder(time.strftime("before-%Y%m%dT%H%M%SZ", time.gmtime()))
             for manifest in manifests:
-                for path in (manifest, *_part_files(manifest)):
+                for path in (manifest, *part_files(manifest)):
                     os.replace(path, target / path.name)
             fsync_directory(target)
             fsync_directory(self._directory)
@@ -217,7 +244,7 @@ class CheckpointStore:
             except FileExistsError:
                 number += 1
 
-    def _write(self, entries: Mapping[str, Array], unit: Unit) -> Unit:
+    def _write(self, entries: Mapping[str, Array], unit: Unit, lock: FolderLock) -> Unit:
         """Makes a unit durable, or leaves nothing of it."""
         plan = plan_parts(entries, PART_BYTES)
         paths = [part_path(unit.path, number + 1) for number in range(len(plan.parts))]
@@ -229,39 +256,45 @@ class CheckpointStore:
                 written = write_ckpt(_aside(path), part)
                 parts.append(Part(path.name, written.bytes, written.checksum))
             unit = replace(unit, parts=parts, cut=plan.cut)
+            lock.confirm()
             for path in paths:
                 os.replace(_aside(path), path)
                 renamed = True
-            for path in set(_part_files(unit.manifest_path)) - set(paths):
+            for path in set(part_files(unit.manifest_path)) - set(paths):
                 path.unlink()  # of a unit with this name that was damaged
             fsync_directory(self._directory)
+            lock.confirm()
             atomic_write_bytes(unit.manifest_path, manifest_of(unit))
         except BaseException:
             for path in paths:
                 _aside(path).unlink(missing_ok=True)
             if renamed:
-                _remove_unit(unit.manifest_path)
+                with suppress(CheckpointError):  # then they may be another's already
+                    lock.confirm()
+                    remove_unit(unit.manifest_path)
             raise
         return unit
 
     def _manifests(self) -> list[Path]:
         return manifests_in(self._directory, self._prefix)
 
-    def _remove_others(self, written: Unit) -> None:
+    def _remove_others(self, written: Unit, lock: FolderLock) -> None:
         """Removes what is beyond ``keep_max``, and what is later than the unit just written."""
         manifests = self._manifests()
         here = manifests.index(written.manifest_path)
         for manifest in manifests[:here]:
             logger.warning("removing %s: training restarted before it", manifest)
         for manifest in manifests[:here] + manifests[here + self._keep_max :]:
+            lock.confirm()
             try:
-                _remove_unit(manifest)
+                remove_unit(manifest)
             except OSError as error:
                 logger.warning("can't remove checkpoint %s: %s", manifest, error.strerror)
 
-    def _remove_leftovers(self, newest: Unit | None) -> None:
+    def _remove_leftovers(self, newest: Unit | None, lock: FolderLock) -> None:
         for path in self._leftovers(newest):
             logger.info("removing %s, left by a write that was cut off", path)
+            lock.confirm()
             try:
                 path.unlink()
             except OSError as error:
@@ -293,20 +326,6 @@ def _entries(network: ms.nn.Cell, vocabulary: bytes) -> dict[str, Array]:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.writing.ckpt")
-
-
-def _part_files(manifest: Path) -> list[Path]:
-    """The .ckpt files there are beside a manifest, whether it names them or not."""
-    stem = glob.escape(manifest.stem)
-    folder = manifest.parent
-    return [*folder.glob(f"{stem}.ckpt"), *folder.glob(f"{stem}.part*.ckpt")]
-
-
-def _remove_unit(manifest: Path) -> None:
-    # The manifest goes first, so that no manifest is ever without its weights.
-    manifest.unlink(missing_ok=True)
-    for path in _part_files(manifest):
-        path.unlink(missing_ok=True)
 
 
 def _kind(parameter: ms.Parameter) -> str:

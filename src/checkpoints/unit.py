@@ -7,6 +7,7 @@ fit to, and the checksum of the file. A unit beyond 1 GiB has several .ckpt file
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import re
@@ -118,6 +119,25 @@ def manifests_in(directory: Path, prefix: str) -> list[Path]:
     steps = {path: step_of(path, prefix) for path in directory.glob("*.json")}
     known = [path for path, step in steps.items() if step is not None]
     return sorted(known, key=lambda path: steps[path] or 0, reverse=True)
+
+
+def part_files(manifest: Path) -> list[Path]:
+    """The .ckpt files there are beside a manifest, whether it names them or not."""
+    stem = glob.escape(manifest.stem)
+    folder = manifest.parent
+    return [*folder.glob(f"{stem}.ckpt"), *folder.glob(f"{stem}.part*.ckpt")]
+
+
+def remove_unit(manifest: Path) -> None:
+    """Removes a unit with all its files.
+
+    Raises:
+        OSError: One of them can't be removed.
+    """
+    # The manifest goes first, so that no manifest is ever without its weights.
+    manifest.unlink(missing_ok=True)
+    for path in part_files(manifest):
+        path.unlink(missing_ok=True)
 
 
 def step_of(path: Path, prefix: str) -> int | None:

@@ -9,6 +9,7 @@ from mindspore import context
 from mindspore.dataset import config as dataset_config
 
 from src.channel.engine import ChannelError
+from src.checkpoints.locking import StoppedWaiting
 from src.checkpoints.unit import CheckpointError
 from src.cluster.broker import SourceError
 from src.config import Config
@@ -79,6 +80,8 @@ def run_to_the_end(
     try:
         trainer = make_trainer()
         train(config, trainer)
+    except StoppedWaiting as stopped:
+        logger.info("stopping: %s", stopped)
     except EXPECTED_ERRORS as error:
         logger.error("%s", error)
         return 1

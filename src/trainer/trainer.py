@@ -122,11 +122,12 @@ class Trainer:
         Raises:
             MetricsServerError, CheckpointError, PublishingError, DictionaryError: One line says
                 what went wrong.
+            StoppedWaiting: A stop came before the folder was free.
         """
         config = self._config
         served = serving(self._registry, config.metrics_port, config.metrics_host)
         self._closing.enter_context(served)
-        self._store.lock()
+        self._store.lock(self.flag.is_set)
         if config.fresh:
             self._store.set_aside()
         unit = self._store.newest()
@@ -231,6 +232,7 @@ class Trainer:
         """
         config, progress = self._config, self.progress
         self._ledger.sync()
+        store.share_lock(self._store)
         unit = store.save(
             self._network,
             progress.step,

@@ -226,7 +226,7 @@ def test_a_unit_of_parts_is_set_aside_whole(
     store: CheckpointStore, folder: Path, two_units: list[Unit]
 ) -> None:
     store.set_aside()
-    (aside,) = folder.iterdir()
+    (aside,) = folder.glob("before-*")
     found = newest_unit(aside, "w")
     assert found is not None and found.step == 2
     store.restore(found, make_network(seed=4))
