@@ -103,6 +103,33 @@ def test_scores_are_those_of_the_checkpoints_network(
     assert (found["rows"], found["bad rows"]) == (str(ROWS), "0")
 
 
+def test_a_checkpoint_in_parts_gives_the_same_scores(
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert main(trained.flags(trained.unit.path)) == 0
+    expected = capsys.readouterr().out
+    monkeypatch.setattr("src.checkpoints.store.PART_BYTES", 5000)
+    unit = CheckpointStore(tmp_path, "widedeep_train", 5).save(
+        trained.step,
+        1,
+        trained.unit.position,
+        "t",
+        trained.dictionaries.fingerprint,
+        trained.unit.model,
+    )
+    assert "embedding_table" in unit.cut
+    for ckpt in (tmp_path, unit.path, unit.files[3]):
+        assert main(trained.flags(ckpt)) == 0
+        assert capsys.readouterr().out == expected
+    unit.manifest_path.unlink()
+    assert main(trained.flags(unit.path)) == 1
+    assert "is one part of a checkpoint, and its manifest widedeep_train-1_1.json" in caplog.text
+
+
 def test_oov_is_counted_by_column_and_missing_values_apart(trained: Trained) -> None:
     scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
     found = evaluation.evaluate(scorer, trained.data, 0, None)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from src.checkpoints.store import CheckpointStore
-from src.checkpoints.unit import CheckpointError
+from src.checkpoints.unit import CheckpointError, newest_unit
 from src.process.arrays import Array
 from src.stream.position import Commit, Position
 from src.trainer.callbacks import LedgerCallBack
@@ -78,11 +77,10 @@ def test_watching_changes_neither_losses_nor_weights(topic: MemoryTopic, tmp_pat
 def test_a_position_is_committed_once_its_unit_is_durable_and_the_audit_trail_before_it(
     topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = CheckpointStore(Path("ckpt"), "widedeep_train", 5)
     events: list[tuple[str, int]] = []
 
     def note(event: str) -> None:
-        unit = store.newest()
+        unit = newest_unit(Path("ckpt"), "widedeep_train")
         events.append((event, unit.step if unit else 0))
 
     def try_commit(source: MemorySource, commit: Commit) -> bool:
