@@ -166,9 +166,16 @@ def _checked_bounds(path: PathLike, bounds: Mapping[str, float]) -> dict[str, fl
     for column, bound in bounds.items():
         if column not in DENSE_COLUMNS:
             raise DictionaryError(f"{path}: key {short_repr(column)} is none of I1 … I13")
-        if not math.isfinite(bound):
-            raise DictionaryError(f"{path}: {column}: {bound} is not finite")
+        if not _is_finite(bound):
+            raise DictionaryError(f"{path}: {column}: {short_repr(bound)} is not finite")
     return {column: float(bounds[column]) for column in DENSE_COLUMNS}
+
+
+def _is_finite(bound: float) -> bool:
+    try:
+        return math.isfinite(bound)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _checked_ids(path: PathLike, ids: dict[str, Any], limit: int) -> dict[str, int]:
@@ -211,10 +218,12 @@ def _check_id(path: PathLike, token: str, number: object, limit: int) -> None:
             f"{path}: key {short_repr(token)} is none of I1 … I13, OOVC1 … OOVC26, C1_… … C26_…"
         )
     if type(number) is not int:
-        raise DictionaryError(f"{path}: {short_repr(token)}: the id {number} is no integer")
+        raise DictionaryError(
+            f"{path}: {short_repr(token)}: the id {short_repr(number)} is no integer"
+        )
     if not 0 <= number < limit:
         raise DictionaryError(
-            f"{path}: {short_repr(token)}: the id {number} is not in [0, {limit})"
+            f"{path}: {short_repr(token)}: the id {short_repr(number)} is not in [0, {limit})"
         )
 
 

@@ -72,6 +72,7 @@ def without(content: dict[str, Any], key: str) -> dict[str, Any]:
         ({"min_dict": without(upstream_min(), "I1")}, "min.pkl: I1 is missing"),
         ({"max_dict": {**upstream_max(), "I14": 1}}, "max.pkl: key 'I14' is none of I1"),
         ({"max_dict": {**upstream_max(), "I3": float("inf")}}, "max.pkl: I3: inf is not finite"),
+        ({"max_dict": {**upstream_max(), "I3": 10**400}}, "max.pkl: I3: 1000"),
         ({"min_dict": {**upstream_min(), "I3": float("nan")}}, "min.pkl: I3: nan is not finite"),
         ({"min_dict": {**upstream_min(), "I1": 11}}, "I1: the minimum 11 is above the maximum 10"),
         ({"map_dict": without(upstream_ids(), "I5")}, "map.pkl: I5 is missing"),
