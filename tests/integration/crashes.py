@@ -51,7 +51,8 @@ class Outcome:
         lost: Rows of the topic that the audit trail lacks.
         doubled: Rows that it holds more than once.
         redone: Steps that were trained again because a killed trainer lost them.
-        equal: Whether weights and optimizer state are those of the undisturbed run.
+        equal: Whether weights and optimizer state are those of the undisturbed run; None where
+            other batches were trained.
         notes: Remarks for the table.
     """
 
@@ -60,11 +61,11 @@ class Outcome:
     lost: int
     doubled: int
     redone: int
-    equal: bool
+    equal: bool | None
     notes: str = ""
 
     def __str__(self) -> str:
-        equal = "yes" if self.equal else "NO"
+        equal = {True: "yes", False: "NO", None: "-"}[self.equal]
         return (
             f"{self.scenario:<22} {self.kills:>5} {self.lost:>9} {self.doubled:>12} "
             f"{self.redone:>12} {equal:>13}  {self.notes}"
@@ -194,18 +195,35 @@ def judge(
     notes: str = "",
 ) -> Outcome:
     """Counts the rows in the audit trail and compares the weights."""
+    equal = equal_bit_for_bit(final_weights(pipeline.folder), reference)
+    return Outcome(scenario, kills, *_rows_and_steps(pipeline, ROWS), equal, notes)
+
+
+def judge_rows(scenario: str, kills: int, pipeline: Pipeline, rows: int) -> Outcome:
+    """The same where the batches were closed by time, so that there is nothing to compare."""
+    parts = sum(1 for step in _rows_of_steps(pipeline) if step < BATCH_SIZE)
+    counted = _rows_and_steps(pipeline, rows)
+    return Outcome(scenario, kills, *counted, None, f"{parts} batches were not full")
+
+
+def _rows_and_steps(pipeline: Pipeline, rows: int) -> tuple[int, int, int]:
+    """Rows lost, rows doubled and steps redone, of a topic with two partitions."""
     counted = count_rows(pipeline.audit())
-    wanted = Counter({(part, offset) for part in (0, 1) for offset in range(ROWS // 2)})
+    wanted = Counter({(part, offset) for part in (0, 1) for offset in range(rows // 2)})
     steps = [int(found[1]) for line in pipeline.loss_lines if (found := STEP.search(line))]
-    return Outcome(
-        scenario,
-        kills,
-        lost=sum((wanted - counted).values()),
-        doubled=sum((counted - wanted).values()),
-        redone=len(steps) - len(set(steps)),
-        equal=equal_bit_for_bit(final_weights(pipeline.folder), reference),
-        notes=notes,
+    return (
+        sum((wanted - counted).values()),
+        sum((counted - wanted).values()),
+        len(steps) - len(set(steps)),
     )
+
+
+def _rows_of_steps(pipeline: Pipeline) -> list[int]:
+    """How many rows each step has trained."""
+    by_step: Counter[int] = Counter()
+    for rows in pipeline.audit():
+        by_step[rows.step] += rows.rows
+    return list(by_step.values())
 
 
 def count_rows(audit: list[AuditedRows]) -> Counter[tuple[int, int]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import signal
@@ -19,7 +20,7 @@ from examples.services.common import wait_until
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
 from src.stream.dead_letters import read_dead_letters
-from tests.integration.crashes import equal_bit_for_bit
+from tests.integration.crashes import committed_rows, count_rows, equal_bit_for_bit
 from tests.integration.pipeline import (
     BATCH_SIZE,
     CONSUMED,
@@ -174,6 +175,35 @@ def test_rows_that_trickle_in_are_each_trained_once_in_windows_closed_by_time(
     windows, rows = consumed(consumer)
     assert rows == 600
     assert windows > 4  # two seconds of rows
+
+
+def test_rows_of_a_stream_that_falls_silent_are_trained_though_their_batch_is_not_full(
+    new_pipeline: NewPipeline, dictionaries: DictionaryFiles, tmp_path: Path
+) -> None:
+    pipeline = new_pipeline(2)
+    growing = growing_flags(dictionaries)
+    consumer = pipeline.consumer(*BY_TIME, *growing)
+    trainer = pipeline.trainer(*growing, "--batch_seconds=0.5", "--save_checkpoint_steps=1")
+    wait_for(consumer, MET)
+    sent = 0
+    for rows in (2 * BATCH_SIZE + 20, 10):
+        assert_ends(pipeline.producer(sample_files(tmp_path, rows, 2)))
+        sent += rows
+        assert await_committed(pipeline, sent), trainer.log()
+    assert_stops(trainer, signal.SIGTERM, TRAINER_STOP_SECONDS)
+    assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
+    wanted = {(partition, offset): 1 for partition in (0, 1) for offset in range(sent // 2)}
+    assert count_rows(pipeline.audit()) == wanted
+    report = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert report["life"]["rows"] == sent
+    assert report["lag_rows"] == 0
+    assert len(pipeline.loss_lines) > sent // BATCH_SIZE
+
+
+def await_committed(pipeline: Pipeline, rows: int) -> bool:
+    """Whether the group commits so many rows as trained."""
+    servers = pipeline.bootstrap_servers
+    return wait_until(lambda: committed_rows(pipeline, servers) == rows, LONG, 0.1)
 
 
 def test_bad_rows_are_named_and_kept_and_the_rows_between_them_are_trained(

@@ -25,12 +25,21 @@ from tests.integration.crashes import (
     Stage,
     Weights,
     await_step,
+    count_rows,
     final_weights,
     newest_step,
     step_reached,
 )
-from tests.integration.pipeline import LONG, LOSS_LINE, DictionaryFiles, Pipeline
+from tests.integration.pipeline import (
+    LONG,
+    LOSS_LINE,
+    DictionaryFiles,
+    Pipeline,
+    assert_ends,
+    sample_files,
+)
 from tests.integration.ranks import (
+    GLOBAL_BATCH,
     NOTICE_SECONDS,
     RANK_OUTCOMES,
     ROWS,
@@ -139,6 +148,23 @@ def assert_one_spoke_for_all(pipeline: Pipeline) -> None:
 def rank_logs(pipeline: Pipeline, ranks: int) -> list[str]:
     folder = pipeline.folder / "logs"
     return [(folder / f"worker_{index}.log").read_text() for index in range(ranks)]
+
+
+def test_two_ranks_train_together_what_does_not_fill_their_batches(stage: Stage) -> None:
+    rows = 2 * GLOBAL_BATCH + 30
+    folder = stage.folder / "by_time"
+    folder.mkdir()
+    with Pipeline(folder, stage.kafka.bootstrap_servers, stage.dictionaries, 2) as pipeline:
+        assert_ends(pipeline.producer(sample_files(folder, rows, 2)))
+        pipeline.consumer("--num_shards=2", "--window_seconds=0.2")
+        launch = start_ranks(pipeline, "network", 2, "--batch_seconds=1", "--idle_seconds=10")
+        assert launch.wait(START_SECONDS) == 0, launch.log()
+        assert_nothing_left(pipeline)
+    wanted = {(partition, offset): 1 for partition in (0, 1) for offset in range(rows // 2)}
+    assert count_rows(pipeline.audit()) == wanted
+    assert newest_step(folder) > rows // GLOBAL_BATCH
+    sums = [CHECKSUM.findall(log) for log in rank_logs(pipeline, 2)]
+    assert len(sums[0]) > 1 and sums[0] == sums[1]
 
 
 HANGS = "rank hangs (SIGSTOP)"
