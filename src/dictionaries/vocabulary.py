@@ -127,10 +127,9 @@ class Vocabulary:
             ids = np.flatnonzero(self._column != _FREE) + self.free_ids[0]
         slots = ids - self.free_ids[0]
         columns = self._column[slots]
-        values = [
-            b"" if column == _FREE else self._value[slot]
-            for slot, column in zip(slots.tolist(), columns.tolist())
-        ]
+        values = list(map(self._value.__getitem__, slots.tolist()))
+        for place in np.flatnonzero(columns == _FREE).tolist():
+            values[place] = b""
         return ids.astype(np.int32), columns, values
 
     def look_up(self, ids: Array, oov: Array, values: Array) -> tuple[Array, Array]:

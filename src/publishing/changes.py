@@ -7,7 +7,6 @@ not be written is put back, and is part of the next one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import numpy as np
 
@@ -20,112 +19,106 @@ TABLES_OF_IDS = ("wide_weight", "embedding_table")
 """They have a row for each id."""
 CROSSES = "cross_weight"
 ROW_NUMBER_BYTES = 4
-COMPARED_AT_ONCE = 1 << 22
+COMPARED_AT_ONCE = 1 << 20
 
 Weights = Callable[[], Mapping[str, Array]]
 """Returns the arrays of a model by name, as they are now; they may be views of its own memory."""
 
 
-class MovedRows(Protocol):
-    """Knows which rows of a table have moved."""
-
-    def start(self, table: Array) -> None:
-        """From now on rows are counted as moved if they are not as in this table."""
-
-    def note(self, rows: Array) -> None:
-        """These rows may have moved."""
-
-    def take(self, table: Array) -> Array:
-        """int32[n], ascending: the rows that have moved since ``start`` or ``take``."""
-
-    def put_back(self, rows: Array) -> None:
-        """Makes rows that were taken part of the next ``take``."""
+Moved = tuple[Array, Array]
+"""Rows of a table, int32[n] and ascending, and their numbers, [n, …]."""
 
 
 class NotedRows:
     """Rows that training has touched; it costs one byte per row and next to no time.
 
     Args:
-        size: Rows of the table.
+        size: Rows of the tables.
     """
 
     def __init__(self, size: int) -> None:
         self._is_moved = np.zeros(size, dtype=bool)
 
-    def start(self, table: Array) -> None:
-        """See ``MovedRows``."""
-        self._is_moved[:] = False
-
-    def note(self, rows: Array) -> None:
-        """See ``MovedRows``."""
+    def note(self, rows: Array | slice) -> None:
+        """These rows may have moved."""
         self._is_moved[rows] = True
 
-    def take(self, table: Array) -> Array:
-        """See ``MovedRows``."""
+    def take(self) -> Array:
+        """The rows noted since the last ``take``, int32[n], ascending."""
         rows = np.flatnonzero(self._is_moved).astype(np.int32)
         self._is_moved[rows] = False
         return rows
 
-    def put_back(self, rows: Array) -> None:
-        """See ``MovedRows``."""
-        self._is_moved[rows] = True
+    def clear(self) -> None:
+        """Forgets the rows noted."""
+        self._is_moved[:] = False
 
 
-class ComparedRows:
+class ComparedTable:
     """Finds moved rows by comparing a table with a copy of it as it was.
 
     It costs the memory of the table. It needs to know of no id, so it also finds what other ranks
-    or an operator have moved. Four million numbers take 2 ms.
+    or an operator have moved. Four million numbers take 2 ms. The copy is what gets written where
+    most rows have moved. So it must not be changed before that is done.
     """
 
     def __init__(self) -> None:
         self._copy: Array | None = None
-        self._again: list[Array] = []
+        self._again: list[Array | slice] = []
 
-    def start(self, table: Array) -> None:
-        """See ``MovedRows``."""
+    def start(self, table: Array) -> Array:
+        """Copies the table; from now on rows count as moved if they differ from it."""
         if self._copy is None or self._copy.shape != table.shape:
             self._copy = table.copy()
         else:
-            self._copy[:] = table
+            np.copyto(self._copy, table)
         self._again = []
+        return self._copy
 
-    def note(self, rows: Array) -> None:
-        """See ``MovedRows``; not needed here."""
-
-    def take(self, table: Array) -> Array:
-        """See ``MovedRows``."""
+    def take(self, table: Array) -> Array | Moved:
+        """What has moved since the last call: rows, or the whole table where most have."""
         copy = self._copy
         assert copy is not None, "it was started"
-        at_once = max(COMPARED_AT_ONCE // max(table[:1].size, 1), 1)
-        found = []
-        for begin in range(0, len(table), at_once):
-            part = slice(begin, begin + at_once)
-            rows = np.flatnonzero(_differ(table[part], copy[part]))
-            found.append((rows + begin).astype(np.int32))
-        rows = np.concatenate(found)
-        copy[rows] = table[rows]
-        rows = np.unique(np.concatenate([rows, *self._again])) if self._again else rows
+        is_moved = _differ(table, copy)
+        for rows in self._again:
+            is_moved[rows] = True
         self._again = []
-        return rows
+        if _is_smaller_whole(table, int(np.count_nonzero(is_moved))):
+            np.copyto(copy, table)
+            return copy
+        rows = np.flatnonzero(is_moved).astype(np.int32)
+        numbers = table[rows]
+        copy[rows] = numbers
+        return rows, numbers
 
-    def put_back(self, rows: Array) -> None:
-        """See ``MovedRows``."""
+    def put_back(self, rows: Array | slice) -> None:
+        """Makes rows that were taken part of the next ``take``."""
         self._again.append(rows)
 
 
 def _differ(table: Array, copy: Array) -> Array:
     """bool[rows], by their bits: a NaN equals itself, 0 and -0 differ."""
-    differs: Array = table.view(np.uint32) != copy.view(np.uint32)
-    return differs if differs.ndim == 1 else differs.any(axis=1)
+    table, copy = table.view(np.uint32), copy.view(np.uint32)
+    if table.ndim == 1:
+        return np.not_equal(table, copy)
+    differs = np.empty(len(table), dtype=bool)
+    at_once = max(COMPARED_AT_ONCE // table[:1].size, 1)
+    for begin in range(0, len(table), at_once):
+        part = slice(begin, begin + at_once)
+        (table[part] != copy[part]).any(axis=1, out=differs[part])
+    return differs
 
 
 class ChangeCollector:
     """Collects what moves, and copies it for a version.
 
+    A version's copy must be written before the next one is made.
+
     Args:
         weights: Returns the arrays.
-        tables: By name of a table, what knows its moved rows; other arrays are copied whole.
+        noted: The rows of ``TABLES_OF_IDS`` that training has touched; None where not all of them
+            are known.
+        compared: Other tables, by name. Arrays that are no tables are copied whole.
         growth: The growing vocabulary; None where it is fixed.
         dictionaries: Are part of each full version.
     """
@@ -133,12 +126,14 @@ class ChangeCollector:
     def __init__(
         self,
         weights: Weights,
-        tables: Mapping[str, MovedRows],
+        noted: NotedRows | None,
+        compared: Mapping[str, ComparedTable],
         growth: Growth | None,
         dictionaries: DictionaryTables,
     ) -> None:
         self._weights = weights
-        self._tables = tables
+        self._noted = noted
+        self._compared = compared
         self._growth = growth
         self._dictionaries = dictionaries
         self._ids: list[Array] = []  # those that may belong to another value now
@@ -150,23 +145,26 @@ class ChangeCollector:
             ids: The ids in its batch, of any shape.
             change: What the batch has changed in the growing vocabulary.
         """
-        touched = [ids.ravel()]
-        if change is not None and self._growth is not None:
+        if self._noted is not None:
+            self._noted.note(ids)
+        if change is None or self._growth is None:
+            return
+        if len(change.slots):
+            self._ids.append(self._growth.ids_of(change.slots))
+        if len(change.freed):
             freed = self._growth.ids_of(change.freed)
-            self._ids += [self._growth.ids_of(change.slots), freed]
-            touched.append(freed)  # their rows were reset
-        for name in TABLES_OF_IDS:
-            if name in self._tables:
-                for rows in touched:
-                    self._tables[name].note(rows)
+            self._ids.append(freed)
+            if self._noted is not None:
+                self._noted.note(freed)  # these rows were reset
 
     def full(self) -> Contents:
         """Copies everything; the next delta begins here."""
-        whole = {}
-        for name, array in self._weights().items():
-            whole[name] = array.copy()
-            if name in self._tables:
-                self._tables[name].start(whole[name])
+        whole = {
+            name: self._compared[name].start(array) if name in self._compared else array.copy()
+            for name, array in self._weights().items()
+        }
+        if self._noted is not None:
+            self._noted.clear()
         self._ids = []
         vocabulary = None if self._growth is None else self._growth.entries()
         return Contents(
@@ -177,21 +175,31 @@ class ChangeCollector:
 
     def delta(self) -> Contents:
         """Copies what has moved since the last copy."""
+        noted = None if self._noted is None else self._noted.take()
         whole: dict[str, Array] = {}
-        parts: dict[str, tuple[Array, Array]] = {}
+        parts: dict[str, Moved] = {}
         for name, array in self._weights().items():
-            rows = self._tables[name].take(array) if name in self._tables else None
-            if rows is None or _is_smaller_whole(array, len(rows)):
-                whole[name] = array.copy()
+            found: Array | Moved = array
+            if name in self._compared:
+                found = self._compared[name].take(array)
+            elif noted is None or name not in TABLES_OF_IDS or _is_smaller_whole(array, len(noted)):
+                found = array.copy()
             else:
-                parts[name] = rows, array[rows]
+                found = noted, array[noted]
+            if isinstance(found, tuple):
+                parts[name] = found
+            else:
+                whole[name] = found
         return Contents(whole, parts, self._vocabulary_change())
 
     def put_back(self, delta: Contents) -> None:
         """Makes a delta that was not published part of the next one."""
-        for name, table in self._tables.items():
-            every_row = np.arange(len(delta.whole[name])) if name in delta.whole else None
-            table.put_back(delta.rows[name][0] if every_row is None else every_row)
+        for name in (*TABLES_OF_IDS, *self._compared):
+            rows = delta.rows[name][0] if name in delta.rows else slice(None)
+            if name in self._compared:
+                self._compared[name].put_back(rows)
+            elif self._noted is not None:
+                self._noted.note(rows)
         if delta.vocabulary is not None:
             self._ids.append(delta.vocabulary.ids)
 

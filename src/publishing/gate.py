@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.process.arrays import Array
-from src.publishing.version_format import Contents, Manifest
+from src.publishing.version_format import Contents, Manifest, is_finite
 from src.watching.metrics import totals_of
 
 LEAST_CALIBRATION, MOST_CALIBRATION = 0.5, 2.0
 STANDARD_ERRORS = 4.0
+DEVIATION_ROWS = 10_000
+"""Enough to know how much the cross-entropy of rows differs."""
 CAUSES = ("weights", "calibration", "log_loss")
 
 
@@ -39,7 +41,8 @@ class Quality:
     def of(logit: Array, is_click: Array) -> Quality:
         """Of float32[rows] and bool[rows]."""
         scores = totals_of(logit, is_click).scores()
-        x = np.where(is_click, -logit, logit).astype(np.float64)
+        newest = slice(-DEVIATION_ROWS, None)
+        x = np.where(is_click, -logit, logit)[newest].astype(np.float64)
         deviation = float(np.logaddexp(0.0, x).std()) if len(x) else 0.0
         return Quality(scores.rows, scores.auc, scores.log_loss, scores.calibration, deviation)
 
@@ -88,7 +91,7 @@ class Gate:
     def refusal(self, contents: Contents, quality: Quality) -> Refusal | None:
         """Why a version is not published; None where it is."""
         for name, array in contents.numbers():
-            if not np.isfinite(array).all():
+            if not is_finite(array):
                 return Refusal("weights", f"{name} is not finite")
         calibration = quality.calibration
         if calibration is not None and not (LEAST_CALIBRATION <= calibration <= MOST_CALIBRATION):

@@ -176,7 +176,7 @@ class Contents:
 
     def is_finite(self) -> bool:
         """Whether every weight is a finite number."""
-        return all(bool(np.isfinite(array).all()) for _, array in self.numbers())
+        return all(is_finite(array) for _, array in self.numbers())
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,6 +387,12 @@ def _verified(folder: Path, manifest: Manifest, name: str) -> bytes:
 
 def _checksum_of(fields: Mapping[str, Any]) -> str:
     return f"{crc32c(json.dumps(fields, sort_keys=True).encode()):08x}"
+
+
+def is_finite(array: Array) -> bool:
+    """Whether every number is finite; the sum of others never is, and is found in half the time."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
 def patch(arrays: dict[str, Array], contents: Contents) -> None:

@@ -22,8 +22,7 @@ from src.publishing.changes import (
     CROSSES,
     TABLES_OF_IDS,
     ChangeCollector,
-    ComparedRows,
-    MovedRows,
+    ComparedTable,
     NotedRows,
 )
 from src.publishing.folder import VersionFolder
@@ -103,14 +102,16 @@ class Publishing:
             # On the CPU these are views of MindSpore's own memory.
             return {name: parameter.asnumpy() for name, parameter in parameters.items()}
 
-        tables: dict[str, MovedRows] = {}
+        noted, compared = None, []
         if self._config.sparse:
-            for name in TABLES_OF_IDS:
-                size = self._config.vocab_size
-                tables[name] = NotedRows(size) if knows_all_ids else ComparedRows()
-            if CROSSES in parameters:
-                tables[CROSSES] = ComparedRows()
-        self._collector = ChangeCollector(weights, tables, growth, self._tables)
+            compared = [CROSSES] if CROSSES in parameters else []
+            if knows_all_ids:
+                noted = NotedRows(self._config.vocab_size)
+            else:
+                compared += TABLES_OF_IDS
+        self._collector = ChangeCollector(
+            weights, noted, {name: ComparedTable() for name in compared}, growth, self._tables
+        )
         self._publisher = Publisher(
             self._folder, self._settings, self._collector, PublishingNumbers(registry)
         )

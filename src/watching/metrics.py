@@ -253,9 +253,12 @@ class ProgressiveMetrics:
 
     def _newest(self) -> tuple[Array, Array]:
         """(logit float32[held], is_click bool[held]), oldest first, so that sums are repeatable."""
-        size = len(self._logits)
-        place = (self._next - self._held + np.arange(self._held)) % size
-        return self._logits[place], self._labels[place]
+        first, end = self._next - self._held, self._next
+        parts = [slice(first, end)] if first >= 0 else [slice(first, None), slice(end)]
+        logits, labels = (
+            np.concatenate([kept[part] for part in parts]) for kept in (self._logits, self._labels)
+        )
+        return logits, labels
 
 
 def totals_of(logit: Array, is_click: Array) -> Totals:

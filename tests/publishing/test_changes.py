@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -12,8 +10,7 @@ from src.publishing.changes import (
     CROSSES,
     TABLES_OF_IDS,
     ChangeCollector,
-    ComparedRows,
-    MovedRows,
+    ComparedTable,
     NotedRows,
 )
 from src.publishing.rebuild import Rebuilt
@@ -28,12 +25,17 @@ DICTIONARIES = DictionaryTables.of(make_dictionaries())
 class Model:
     """Arrays that are changed in place, as MindSpore's are."""
 
-    def __init__(self, rows: Callable[[], MovedRows], growth: Growth | None = None) -> None:
+    def __init__(self, is_noted: bool = True, growth: Growth | None = None) -> None:
         self.arrays = make_arrays()
         self.arrays[CROSSES] = np.zeros(1000, np.float32)
-        tables = {name: rows() for name in TABLES_OF_IDS}
-        tables[CROSSES] = ComparedRows()
-        self.collector = ChangeCollector(lambda: self.arrays, tables, growth, DICTIONARIES)
+        names = [CROSSES] if is_noted else [CROSSES, *TABLES_OF_IDS]
+        self.collector = ChangeCollector(
+            lambda: self.arrays,
+            NotedRows(VOCAB_SIZE) if is_noted else None,
+            {name: ComparedTable() for name in names},
+            growth,
+            DICTIONARIES,
+        )
 
     def step(self, *ids: int, crosses: int = 3) -> None:
         for name in TABLES_OF_IDS:
@@ -43,13 +45,9 @@ class Model:
         self.collector.note(np.array([ids], np.int32), None)
 
 
-@pytest.fixture(params=["noted", "compared"])
+@pytest.fixture(params=[True, False], ids=["noted", "compared"])
 def model(request: pytest.FixtureRequest) -> Model:
-    return Model(lambda: ComparedRows() if request.param == "compared" else noted())
-
-
-def noted() -> NotedRows:
-    return NotedRows(VOCAB_SIZE)
+    return Model(request.param)
 
 
 def equals(version: Rebuilt, model: Model) -> bool:
@@ -128,18 +126,20 @@ def test_a_full_version_starts_the_changes_anew(model: Model) -> None:
     assert all(not len(rows) for rows, _ in model.collector.delta().rows.values())
 
 
-def test_compared_rows_see_bits_and_large_tables_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_sees_bits_and_large_tables_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.publishing.changes.COMPARED_AT_ONCE", 64)
     random = np.random.default_rng(0)
     table = random.normal(size=(1000, 3)).astype(np.float32)
     table[7] = 0.0
     table[8] = np.nan
-    compared = ComparedRows()
+    compared = ComparedTable()
     compared.start(table)
-    assert compared.take(table).tolist() == []
+    assert len(compared.take(table)[0]) == 0
     table[[3, 21, 999], 1] += 1
     table[7, 2] = -0.0
-    assert compared.take(table).tolist() == [3, 7, 21, 999]
+    rows, numbers = compared.take(table)
+    assert rows.tolist() == [3, 7, 21, 999]
+    np.testing.assert_array_equal(numbers, table[rows])
 
 
 # --- the growing vocabulary
@@ -155,7 +155,7 @@ def batch(*values: bytes) -> tuple[Array, Array, Array]:
 
 def test_ids_that_are_given_freed_and_given_again_are_published() -> None:
     growth = Growth(GrowthSettings(admit_count=1, expire_rows=2), VOCAB_SIZE)
-    model = Model(noted, growth)
+    model = Model(growth=growth)
     version, previous = Rebuilt(), None
     freed_ids = []
 

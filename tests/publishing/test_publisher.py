@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from src.publishing import publisher as publisher_module
 from src.publishing.chain import CURRENT, read_chain, read_current
-from src.publishing.changes import TABLES_OF_IDS, ChangeCollector, NotedRows
+from src.publishing.changes import ChangeCollector, NotedRows
 from src.publishing.folder import VersionFolder
 from src.publishing.numbers import PublishingNumbers
 from src.publishing.publisher import Moment, Publisher, PublishingSettings
@@ -41,9 +41,10 @@ class Run:
     def __init__(self, directory: Path, full_every: int = 4, keep: int = 2) -> None:
         self.directory = directory
         self.arrays = make_arrays()
-        tables = {name: NotedRows(VOCAB_SIZE) for name in TABLES_OF_IDS}
         dictionaries = DictionaryTables.of(make_dictionaries())
-        self.collector = ChangeCollector(lambda: self.arrays, tables, None, dictionaries)
+        self.collector = ChangeCollector(
+            lambda: self.arrays, NotedRows(VOCAB_SIZE), {}, None, dictionaries
+        )
         self.registry = CollectorRegistry()
         self.folder = VersionFolder(directory)
         self.folder.open()
