@@ -6,7 +6,11 @@ nothing: it returns the values that were set last.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +20,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from src.process.ports import listener_of
 from src.rows.criteo import CATEGORICAL_COLUMNS
 from src.stream.position import PartitionLag
 
@@ -41,13 +46,29 @@ def serving(registry: CollectorRegistry, port: int, host: str) -> Iterator[None]
         return
     try:
         server, thread = start_http_server(port, host, registry)
-    except (OSError, OverflowError) as error:
-        raise MetricsServerError(f"can't serve metrics at {host}:{port}: {error}") from None
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = _reason(error, port)
+        raise MetricsServerError(f"can't serve metrics at {host}:{port}: {reason}") from None
     logger.info("metrics at http://%s:%d/metrics", host, port)
     try:
         yield
     finally:
         _stop(server, thread)
+
+
+def _reason(error: Exception, port: int) -> str:
+    """Why an address can't be served, and what to do."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return "metrics_host is not the name of a host"
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE:
+        user = listener_of(port) or "another program"
+        return f"the port is used by {user}; give this script another --metrics_port"
+    if number == errno.EACCES:
+        return "ports below 1024 are root's; choose another --metrics_port"
+    if number == errno.EADDRNOTAVAIL:
+        return "metrics_host is no address of this machine"
+    return " ".join(str(error).split())
 
 
 def _stop(server: Any, thread: threading.Thread) -> None:
@@ -112,18 +133,20 @@ class TrainerNumbers:
         self._wait_time.observe(wait_seconds)
 
     def on_report(self, report: Any) -> None:
-        """Shows a ``reporting.Report``; a value that is None there is left out or NaN."""
+        """Shows a ``reporting.Report``; a value that is not known is absent."""
         self._step.set(report.step)
-        self._loss.labels("wide").set(report.wide_loss)
-        self._loss.labels("deep").set(report.deep_loss)
+        _set(self._loss, "wide", report.wide_loss)
+        _set(self._loss, "deep", report.deep_loss)
         for scope in ("life", "window", "since_start"):
             scores = getattr(report, scope)
-            _set(self._auc.labels(scope), scores.auc)
-            _set(self._log_loss.labels(scope), scores.log_loss)
-            _set(self._calibration.labels(scope), scores.calibration)
+            _set(self._auc, scope, scores.auc)
+            _set(self._log_loss, scope, scores.log_loss)
+            _set(self._calibration, scope, scores.calibration)
         for column, rate in zip(CATEGORICAL_COLUMNS, report.oov_rate_by_column):
             self._oov.labels(column).set(rate)
         self._lag_seconds.set(report.lag_seconds)
+        if report.lag_rows_by_partition is None:
+            self._lag_rows.clear()  # what was known at the report before is not known now
         for partition, rows in (report.lag_rows_by_partition or {}).items():
             self._lag_rows.labels(str(partition)).set(rows)
 
@@ -134,8 +157,13 @@ class TrainerNumbers:
             self._saved_offset.labels(str(partition)).set(offset)
 
 
-def _set(gauge: Gauge, value: float | None) -> None:
-    gauge.set(float("nan") if value is None else value)
+def _set(gauge: Gauge, label: str, value: float | None) -> None:
+    """Shows a value, or nothing where it is not known: alerts take 0 for one, and graphs NaN."""
+    if value is not None and math.isfinite(value):
+        gauge.labels(label).set(value)
+    else:
+        with contextlib.suppress(KeyError):
+            gauge.remove(label)
 
 
 class ConsumerNumbers:

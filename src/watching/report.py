@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,11 +90,13 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats with as many digits as anyone will read."""
+    """Floats with as many digits as anyone will read; None for those that JSON lacks."""
     if isinstance(value, list):
         return [_rounded(item) for item in value]
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return float(f"{value:.7g}") if isinstance(value, float) and abs(value) < 1e6 else value
 
 

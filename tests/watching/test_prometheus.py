@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from types import SimpleNamespace
@@ -76,15 +80,55 @@ def test_port_0_serves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_a_port_that_is_taken_is_one_line() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        message = f"^can't serve metrics at 127.0.0.1:{port}: "
-        served = serving(CollectorRegistry(), port, "127.0.0.1")
-        with pytest.raises(MetricsServerError, match=message), served:
-            raise AssertionError("not reached")
+def reason_at(host: str, port: int) -> str:
+    with pytest.raises(MetricsServerError) as error, serving(CollectorRegistry(), port, host):
+        raise AssertionError("not reached")
+    beginning = f"can't serve metrics at {host}:{port}: "
+    assert str(error.value).startswith(beginning) and "\n" not in str(error.value)
+    return str(error.value)[len(beginning) :]
+
+
+def test_a_port_that_is_taken_is_one_line_that_names_its_user() -> None:
+    program = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
+    program += "print(s.getsockname()[1], flush=True); time.sleep(60)  # consumer.py"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        port = int(user.stdout.readline())
+        reason = reason_at("127.0.0.1", port)
+        user.kill()
+    assert reason.startswith(f"the port is used by {sys.executable} -c import socket")
+    assert f"(process {user.pid})" in reason
+    assert reason.endswith("give this script another --metrics_port")
+
+
+def test_consumer_and_trainer_of_one_file_need_two_ports() -> None:
+    port = free_port()
+    with serving(CollectorRegistry(), port, "127.0.0.1"):
+        assert f"(process {os.getpid()})" in reason_at("127.0.0.1", port)
+        assert "used by" in reason_at("0.0.0.0", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("192.0.2.1", 9100, "metrics_host is no address of this machine"),
+        ("no such host", 9100, "metrics_host is not the name of a host"),
+        ("127.0.0.1", 65536, "bind(): port must be 0-65535."),
+    ],
+)
+def test_an_address_that_can_not_be_served_is_one_line(host: str, port: int, reason: str) -> None:
+    assert reason_at(host, port) == reason
+
+
+def test_a_port_of_root_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:  # these tests may run as root
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("src.watching.prometheus.start_http_server", refuse)
+    assert (
+        reason_at("127.0.0.1", 80) == "ports below 1024 are root's; choose another --metrics_port"
+    )
 
 
 def test_trainer_shows_steps_reports_and_checkpoints_by_their_conventional_names() -> None:
@@ -128,12 +172,28 @@ def test_what_is_not_known_yet_is_absent_and_not_0() -> None:
     assert {f"online_train_{name}" for name in unknown} <= samples(registry).keys()
 
 
-def test_what_a_report_lacks_is_nan_or_left_out() -> None:
+def test_what_a_report_lacks_is_absent_also_if_it_was_known_before() -> None:
     registry = CollectorRegistry()
-    TrainerNumbers(registry).on_report(report(auc=None, lag=None))
+    numbers = TrainerNumbers(registry)
+    for _ in range(2):
+        numbers.on_report(report(auc=None, lag=None))
+        found = samples(registry)
+        absent = ("auc window", "auc life", "auc since_start", "lag_rows 0")
+        assert not {f"online_train_{name}" for name in absent} & found.keys()
+        assert found["online_train_log_loss window"] == 0.5
+        numbers.on_report(report(auc=0.75, lag={0: 7}))
+        assert samples(registry)["online_train_auc life"] == 0.75
+        assert samples(registry)["online_train_lag_rows 0"] == 7
+
+
+def test_no_number_is_nan() -> None:
+    registry = CollectorRegistry()
+    diverged = report(auc=float("nan"))
+    diverged.deep_loss = float("inf")
+    TrainerNumbers(registry).on_report(diverged)
     found = samples(registry)
-    assert math.isnan(found["online_train_auc window"])
-    assert "online_train_lag_rows 0" not in found
+    assert all(math.isfinite(value) for value in found.values())
+    assert "online_train_loss wide" in found and "online_train_loss deep" not in found
 
 
 def test_consumer_shows_counts_lag_and_channel_and_updates_once_a_second() -> None:

@@ -51,3 +51,9 @@ def test_json_line_holds_short_numbers_in_nested_objects_too() -> None:
     assert all(len(str(score)) <= 12 for score in line["window"].values())
     assert [group["rows"] for group in line["reliability"]] == [1, 1]
     assert all(len(str(number)) <= 9 for group in line["reliability"] for number in group.values())
+
+
+def test_what_json_has_no_number_for_is_null() -> None:
+    report = report_of(ProgressiveMetrics(), wide_loss=math.nan, deep_loss=-math.inf)
+    line = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert line["wide_loss"] is line["deep_loss"] is line["window"]["auc"] is None
