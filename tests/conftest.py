@@ -27,6 +27,7 @@ GROUPS = {
         "test_local_services.py",
         "test_producer.py",
         "test_replay.py",
+        "test_secure_cluster.py",
         "test_topic.py",
     ),
     "many ranks": (),  # tests/ranks, which is no group: its tests mostly wait

@@ -37,7 +37,9 @@ class SecureBroker:
     ports: dict[str, int] = field(default_factory=dict)
 
     def address(self, listener: str) -> str:
-        """host:port of a listener."""
+        """host:port of a listener, or of the superuser's, ``plaintext``."""
+        if listener == "plaintext":
+            return self.service.bootstrap_servers
         return f"{HOST}:{self.ports[listener]}"
 
     def properties(self, folder: Path, *lines: str, user: str = "alice") -> Path:
