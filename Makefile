@@ -9,7 +9,7 @@ SOURCES = $(wildcard *.py src examples tests benchmarks tools)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit test-crashes test-clusters test-soak test-ranks demo-ranks lint flags services-up services-down bench bench-scale bench-scale-ranks bench-learning lock clean
+.PHONY: help setup demo test test-unit test-crashes test-clusters test-soak test-ranks demo-ranks demo-serve lint flags services-up services-down bench bench-scale bench-scale-ranks bench-learning bench-freshness lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -19,6 +19,9 @@ setup: ## install what is missing: system packages, .venv, Kafka jars
 
 demo: setup ## the whole flow on sample rows: Kafka, consumer, training, loss lines
 	@python examples/quickstart.py
+
+demo-serve: setup ## rows in, a served model out: a page that shows it, and how fresh it is
+	@python examples/serving_demo.py
 
 demo-ranks: setup ## the whole flow on two ranks, by each of the two launchers
 	@python examples/quickstart.py --ranks=2 --launcher=network --steps=50
@@ -68,6 +71,9 @@ bench-scale-ranks: setup ## rows/s on one rank and on two, and what AllReduce ta
 
 bench-learning: setup ## how well each way learns: upstream, documented, adaptive, Vowpal Wabbit
 	@python -m benchmarks.learning $(BENCH_ARGS)
+
+bench-freshness: setup ## how long until an answer has learnt from a row, and where the time goes
+	@python -m benchmarks.freshness $(BENCH_ARGS)
 
 lock: setup ## make requirements*.txt anew from requirements*.in
 	@tools/lock.sh

@@ -25,7 +25,7 @@ class ServerNumbers:
         clock: Seconds since 1970.
 
     Attributes:
-        requests: Requests answered so far.
+        requests: Scoring requests answered so far.
         failures: Those of them that were answered with a status of 500 or more.
         rows: Rows scored so far.
     """
@@ -61,10 +61,10 @@ class ServerNumbers:
             status: Of the answer.
             seconds: How long it took; None where nothing was to be scored.
         """
-        self.requests += 1
-        self.failures += status >= 500
         self._requests.labels(dialect, str(status)).inc()
         if seconds is not None:
+            self.requests += 1
+            self.failures += status >= 500
             self._seconds.labels(dialect).observe(seconds)
 
     def on_scored(self, scores: Scores) -> None:

@@ -14,6 +14,7 @@ import uvicorn
 
 from src.process.stop import StopFlag
 from src.scoring.follower import Follower
+from src.scoring.page.pages import pages
 from src.scoring.web.app import ScoringApp
 from src.scoring.web.connection import BoundedConnection
 from src.scoring.web.settings import KEEP_ALIVE_SECONDS, SHUTDOWN_SECONDS, ServeSettings
@@ -52,7 +53,7 @@ def serve(settings: ServeSettings, flag: StopFlag) -> None:
     """
     with contextlib.closing(_listening(settings.host, settings.port)) as listener:
         follower = Follower(settings.directory)
-        app = ScoringApp(settings, follower)
+        app = ScoringApp(settings, follower, pages())
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # one line per client's fault
         config = uvicorn.Config(
             app,

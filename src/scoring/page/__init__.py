@@ -1,0 +1,1 @@
+"""A page for people: what serves, and the score of a row that they type in."""
