@@ -6,13 +6,17 @@ some copies of arrays and no loop over the values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pyarrow as pa
 
+from src.dictionaries.oov import MAX_VALUE_BYTES
 from src.dictionaries.value_keys import value_keys
-from src.dictionaries.vocabulary import UnknownCells
 from src.process.arrays import Array
+from src.rows.criteo import CATEGORICAL_SIZE
 
-_NONE = np.int64(-1)
+_MISSING_KEYS = value_keys(np.arange(CATEGORICAL_SIZE), np.zeros(CATEGORICAL_SIZE, dtype="S1"))
 
 
 class KnownValues:
@@ -58,16 +62,60 @@ class KnownValues:
             np.insert(self._ids[is_kept], places, ids[order].astype(np.int32)),
         )
 
-    def look_up(self, ids: Array, oov: Array, values: Array) -> Array:
-        """The ids of rows; arguments as for ``Vocabulary.look_up``.
+    def fill_in(
+        self, ids: Sequence[Array], values: Sequence[pa.Array], unknown_ids: Array
+    ) -> list[Array]:
+        """The ids of distinct values, those included that the dictionaries lack.
+
+        Args:
+            ids: By column int32[values + 1] by the dictionaries, the last one of a missing value.
+            values: By column the distinct values, pyarrow strings without null.
+            unknown_ids: int32[columns], the ids that stand for values out of vocabulary.
 
         Returns:
-            int32[rows, 39], with the ids of the values that have one.
+            As ``ids``; a value without an id stays out of vocabulary. So does one that no trainer
+            learns, see ``oov.unknown_values_of_column``.
         """
-        cells = UnknownCells(oov, values)
-        if not len(self._keys) or not len(cells.keys):
-            return ids
-        places = np.minimum(np.searchsorted(self._keys, cells.keys), len(self._keys) - 1)
-        found = np.where(self._keys[places] == cells.keys, self._ids[places], _NONE)
-        looked_up, _ = cells.put(ids, oov, found, 0)
-        return looked_up
+        sizes = [len(column) for column in values]
+        flat = np.concatenate([column[:-1] for column in ids])
+        columns = np.arange(len(sizes)).repeat(sizes)
+        texts, is_learnable = _texts(pa.concat_arrays(values))
+        places = np.flatnonzero((flat == unknown_ids[columns]) & is_learnable)
+        keys = value_keys(columns[places], texts[places])
+        flat[places] = self._ids_of(keys, flat[places])
+        missing = np.array([column[-1] for column in ids])
+        found = np.where(missing == unknown_ids, self._ids_of(_MISSING_KEYS, missing), missing)
+        filled = np.split(flat, np.cumsum(sizes)[:-1])
+        return [np.append(column, last) for column, last in zip(filled, found)]
+
+    def _ids_of(self, keys: Array, otherwise: Array) -> Array:
+        """The ids of keys, or else those given."""
+        if not len(self._keys):
+            return otherwise
+        order = np.argsort(keys)  # in order, look-ups that follow each other share cache lines
+        places = np.empty(len(keys), dtype=np.int64)
+        places[order] = np.searchsorted(self._keys, keys[order])
+        places = np.minimum(places, len(self._keys) - 1)
+        ids: Array = np.where(self._keys[places] == keys, self._ids[places], otherwise)
+        return ids
+
+
+def _texts(values: pa.Array) -> tuple[Array, Array]:
+    """Values as NumPy strings.
+
+    Returns:
+        (S[values], bool[values]: whether it is one that a trainer may have learnt).
+    """
+    ends = np.frombuffer(values.buffers()[1], dtype=np.int32)
+    ends = ends[values.offset : values.offset + len(values) + 1].astype(np.int64)
+    data = np.frombuffer(values.buffers()[2] or b"", dtype=np.uint8)
+    lengths = np.diff(ends)
+    is_learnable = lengths <= MAX_VALUE_BYTES
+    width = int(lengths[is_learnable].max(initial=1))
+    place = ends[:-1, None] + np.arange(width)
+    is_inside = (np.arange(width) < lengths[:, None]) & is_learnable[:, None]
+    cells = np.zeros((len(values), width), dtype=np.uint8)
+    cells[is_inside] = data[place[is_inside]]
+    last = cells[np.arange(len(values)), np.clip(lengths, 1, width) - 1]
+    is_learnable &= (last != 0) | (lengths == 0)  # fixed width would cut a NUL off
+    return cells.view(f"S{width}").ravel(), is_learnable

@@ -143,7 +143,7 @@ class Vocabulary:
         Returns:
             (ids, oov) with the ids of the values that have one.
         """
-        cells = UnknownCells(oov, values)
+        cells = _Cells(oov, values)
         return cells.put(ids, oov, self._slots(cells.keys), self.free_ids[0])
 
     def plan(self, ids: Array, oov: Array, values: Array) -> tuple[Array, Array, Change]:
@@ -152,7 +152,7 @@ class Vocabulary:
         Returns:
             (ids, oov) as ``look_up`` returns them after the change, and the change.
         """
-        cells = UnknownCells(oov, values)
+        cells = _Cells(oov, values)
         slots = self._slots(cells.keys)
         unknown = np.flatnonzero((slots < 0) & cells.learnable)
         seen = self._sketch.count(cells.keys[unknown]) + cells.times[unknown]
@@ -275,16 +275,8 @@ class Vocabulary:
         return made
 
 
-class UnknownCells:
-    """The distinct values of a batch that are out of vocabulary, in the order of their keys.
-
-    Args:
-        oov: uint32[rows], see ``oov.oov_bits``.
-        values: S[rows, 26], the values out of vocabulary.
-
-    Attributes:
-        keys: uint64[k], their keys.
-    """
+class _Cells:
+    """The distinct values of a batch that are out of vocabulary, in the order of their keys."""
 
     def __init__(self, oov: Array, values: Array) -> None:
         self.row, self.column = np.nonzero(oov_cells(oov))

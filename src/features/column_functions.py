@@ -48,10 +48,10 @@ def bucket_dense_column(column: Array) -> Array:
     """Log-spaced buckets: 0 where missing, 1 below zero, 2 + ⌊4 · ln(1 + x)⌋, at most 63.
 
     Args:
-        column: float64[rows], NaN where missing.
+        column: float64[rows], NaN where missing; or several columns, float64[rows, columns].
 
     Returns:
-        int32[rows].
+        int32 of the same shape.
     """
     with np.errstate(invalid="ignore"):
         bucket = 2 + np.floor(BUCKETS_PER_E_FOLD * np.log1p(np.maximum(column, 0)))

@@ -30,6 +30,7 @@ def _hashed(numbers: Array, salts: Array) -> Array:
 
 
 _BUCKET_KEYS = _hashed(np.arange(BUCKETS, dtype=np.uint64), _SALTS[:DENSE_SIZE, None])
+_DENSE_PLACES = np.arange(DENSE_SIZE)
 _MISSING_KEYS = _hashed(np.full(CATEGORICAL_SIZE, 2**64 - 1, np.uint64), _SALTS[DENSE_SIZE:])
 
 
@@ -42,8 +43,7 @@ def field_keys(rows: ParsedRows) -> Array:
         int32[rows, 39], in [0, 2^30).
     """
     keys = np.empty((len(rows.numbers), FIELD_SIZE), dtype=np.int32)
-    for place in range(DENSE_SIZE):
-        keys[:, place] = _BUCKET_KEYS[place][bucket_dense_column(rows.numbers[:, place])]
+    keys[:, :DENSE_SIZE] = _BUCKET_KEYS[_DENSE_PLACES, bucket_dense_column(rows.numbers)]
     sizes = [len(values) for values in rows.values]
     salts = np.repeat(_SALTS[DENSE_SIZE:], sizes)
     by_column = np.split(_hashed(_numbers_of(rows.values), salts), np.cumsum(sizes)[:-1])

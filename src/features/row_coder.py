@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from src.dictionaries.dictionaries import Dictionaries
+from src.dictionaries.known_values import KnownValues
 from src.dictionaries.oov import UnknownValues, oov_bits, oov_cells, unknown_values_of_column
 from src.features.column_functions import ColumnFunction, ids_of_codes, look_up_values
 from src.features.dense_coding import DENSE_TRANSFORMS, DenseCoding
@@ -50,10 +51,18 @@ class RowCoder:
         self.fingerprint = self._dense.fingerprint
         self.dense_transform = DENSE_TRANSFORMS.index(dense_transform)
 
-    def build(self, rows: ParsedRows) -> tuple[Array, Array]:
-        """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows."""
-        ids_by_column = zip(CATEGORICAL_COLUMNS, look_up_values(rows.values, self._dictionaries))
-        look_ups = {column: partial(ids_of_codes, ids=ids) for column, ids in ids_by_column}
+    def build(self, rows: ParsedRows, known: KnownValues | None = None) -> tuple[Array, Array]:
+        """(id int32[rows, 39], weight float32[rows, 39]) of the parsed rows.
+
+        Args:
+            rows: The rows.
+            known: Values that have ids though the dictionaries lack them; None for no others.
+        """
+        ids_by_column = look_up_values(rows.values, self._dictionaries)
+        if known is not None:
+            ids_by_column = known.fill_in(ids_by_column, rows.values, self._oov_ids)
+        by_name = zip(CATEGORICAL_COLUMNS, ids_by_column)
+        look_ups = {column: partial(ids_of_codes, ids=ids) for column, ids in by_name}
         coded = self.applied(rows, {**self._dense.functions, **look_ups})
         dense_ids, dense_weights = self._dense.fields(coded[:, :DENSE_SIZE])
         return assemble(dense_weights, coded[:, DENSE_SIZE:], dense_ids)

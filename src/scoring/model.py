@@ -37,11 +37,7 @@ class Features:
 
     def of(self, rows: ParsedRows) -> tuple[Array, Array]:
         """(id int32[rows, 39], weight float32[rows, 39])."""
-        ids, weights = self.coder.build(rows)
-        if self.known is not None:
-            values = self.coder.unknown(rows, ids).values
-            ids = self.known.look_up(ids, self.coder.oov(ids), values)
-        return ids, weights
+        return self.coder.build(rows, self.known)
 
     def after(self, manifest: Manifest, contents: Contents) -> Features:
         """Those of the next version, which may be a delta.
