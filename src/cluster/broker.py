@@ -174,6 +174,7 @@ def _open_consumer(servers: ClientSettings, group_id: str) -> KafkaConsumer:
         group_id=group_id,
         enable_auto_commit=False,
         auto_offset_reset="none",
+        isolation_level="read_committed",
         allow_auto_create_topics=False,
         bootstrap_timeout_ms=10_000,
         max_poll_records=MAX_POLL_ROWS,

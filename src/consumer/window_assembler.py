@@ -17,7 +17,7 @@ from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.rows.criteo import ParsedRows
 from src.rows.parsing import parse_messages
-from src.stream.dead_letters import DeadLetter
+from src.stream.dead_letters import MESSAGE, DeadLetter
 from src.stream.position import Commit, Position, advance
 from src.stream.row_source import HeldRows, RowSource
 
@@ -215,16 +215,12 @@ class WindowAssembler:
         dead_letters = []
         for message in messages.tolist():
             rows, place = parsed.held[parsed.partition[message]], int(parsed.place[message])
-            bad = bad_by_message[message]
+            offset, value, bad = int(rows.offset[place]), rows.values[place], bad_by_message[message]
+            column, reason = bad.column, bad.reason
+            unreadable = rows.unreadable.get(offset)
+            if unreadable is not None:
+                value, column, reason = unreadable.raw, MESSAGE, unreadable.reason
             dead_letters.append(
-                DeadLetter(
-                    self._topic,
-                    rows.partition,
-                    int(rows.offset[place]),
-                    rows.values[place],
-                    bad.column,
-                    bad.reason,
-                    now,
-                )
+                DeadLetter(self._topic, rows.partition, offset, value, column, reason, now)
             )
         return dead_letters

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".dead"
 COLUMN, REASON, TIME = "column", "reason", "time"
+MESSAGE = "message"
+"""The column of a message that can't be read as one: its bytes are the whole record's."""
 REPLAYING, REPLAYED = "replaying", "replayed"
 
 MAX_DEAD_LETTER_BYTES = 16 << 20
@@ -78,7 +80,7 @@ class DeadLetter:
         partition: Its partition there.
         offset: Its offset there.
         value: The message's value as it came; None for a tombstone.
-        column: The column at fault, or "row" where the line as a whole is.
+        column: The column at fault, "row" where the line as a whole is, or ``MESSAGE``.
         reason: What is wrong, on one line.
         time: When it was found, in UTC.
     """
@@ -343,8 +345,10 @@ class DeadLetters:
     def add(self, record: Any) -> bool:
         """Adds a message; False if it is neither a dead letter nor a marker of the topic."""
         origin = (record.key or b"").decode(errors="replace")
-        headers = {name: value.decode(errors="replace") for name, value in record.headers or ()}
         try:
+            headers = {
+                name: (value or b"").decode(errors="replace") for name, value in record.headers or ()
+            }
             topic, partition_text, offset_text = origin.split(":")
             partition, offset = int(partition_text), int(offset_text)
             if topic != self.topic:

@@ -10,7 +10,6 @@ from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from src.cluster.broker import REQUEST_MS, BrokerConnection
-from src.stream.offsets import TopicOffsets
 from src.stream.position import Commit
 
 logger = logging.getLogger(__name__)
@@ -21,12 +20,10 @@ class GroupCommits:
 
     Args:
         broker: The connection.
-        offsets: The topic's offsets.
     """
 
-    def __init__(self, broker: BrokerConnection, offsets: TopicOffsets) -> None:
+    def __init__(self, broker: BrokerConnection) -> None:
         self._broker = broker
-        self._offsets = offsets
 
     def read(self) -> Commit | None:
         """The last commit, or None where there is none.
@@ -41,11 +38,12 @@ class GroupCommits:
         known = {number: entry for number, entry in found.items() if entry is not None}
         if not known:
             return None
-        offsets = {number: int(entry.offset) for number, entry in known.items()}
-        # A partition added since the last commit starts at its beginning.
-        missing = [number for number in found if number not in known]
-        offsets.update(self._offsets.beginnings(missing))
-        return Commit.from_offsets(offsets, next(iter(known.values())).metadata)
+        # A partition added since the last commit starts at its very first row. Retention may have
+        # taken that one: then it is lost, and not passed over.
+        offsets = {number: int(known[number].offset) if number in known else 0 for number in found}
+        return Commit.from_offsets(
+            offsets, {number: entry.metadata for number, entry in known.items()}
+        )
 
     def write(self, commit: Commit) -> None:
         """Commits a position with its session, for all partitions at once.
@@ -69,9 +67,11 @@ class GroupCommits:
         return lambda: consumer.committed(handle, metadata=True, timeout_ms=REQUEST_MS)
 
     def _write_once(self, commit: Commit) -> None:
-        metadata = commit.metadata()
+        reached = commit.position.reached
+        # Also partitions that the position does not know yet: what an earlier session has
+        # committed for them holds no more.
         offsets = {
-            self._broker.handles[number]: OffsetAndMetadata(offset, metadata, -1)
-            for number, offset in commit.position.offsets.items()
+            handle: OffsetAndMetadata(reached.get(number, 0), commit.metadata(number), -1)
+            for number, handle in self._broker.handles.items()
         }
         self._broker.consumer.commit(offsets, timeout_ms=REQUEST_MS)

@@ -60,7 +60,7 @@ class TopicOffsets:
         """The wanted offsets, or later ones where retention has deleted rows.
 
         Args:
-            wanted: Partition → offset; a partition that is missing starts at its beginning.
+            wanted: Partition → offset; a partition that is missing starts at 0.
             ends: The end of every partition.
 
         Raises:
@@ -69,7 +69,7 @@ class TopicOffsets:
         beginnings = self.beginnings(self._broker.handles)
         offsets = {}
         for number in self._broker.handles:
-            offset = wanted.get(number, beginnings[number])
+            offset = wanted.get(number, 0)
             if offset > ends[number]:
                 raise SourceError(
                     f"partition {number} of {self._broker.topic} ends at offset {ends[number]}, "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from src.cluster.access import Needs, check_access
 from src.cluster.settings import ClientSettings
+from src.stream.fetches import FetchWatch
+from src.stream.record_batches import Record, Unreadable
 
 ANSWER_SECONDS = 10.0
 POLL_SECONDS = 1.0
@@ -30,20 +31,25 @@ def open_reader(cluster: str | ClientSettings, needs: Needs) -> KafkaConsumer:
     """
     settings = ClientSettings.of(cluster)
     check_access(settings, needs, ANSWER_SECONDS)
-    return KafkaConsumer(
+    reader = KafkaConsumer(
         **settings.consumer_options(),
         auto_offset_reset="none",
+        isolation_level="read_committed",
         enable_auto_commit=False,
         allow_auto_create_topics=False,
         bootstrap_timeout_ms=int(ANSWER_SECONDS * 1000),
         metrics_enabled=False,
     )
+    FetchWatch(reader)  # a message that can't be read does not hide those after it
+    return reader
 
 
 def records_between(
     reader: KafkaConsumer, handle: TopicPartition, begin: int, end: int
-) -> Iterator[Any]:
+) -> Iterator[Record | Unreadable]:
     """Reads the messages of a partition from offset ``begin`` up to ``end``, one fetch at a time.
+
+    Those of aborted transactions are left out.
 
     Args:
         reader: Gets this partition assigned, and no other.

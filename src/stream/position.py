@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from src.process.arrays import Array
+
+Stretch = tuple[int, int]
+"""(begin, end) of offsets of one partition: ``end`` is the first one after them."""
 
 
 class GapError(RuntimeError):
@@ -28,25 +31,62 @@ class Position:
     Attributes:
         offsets: Partition → the next offset to take.
         last_partition: The partition of the last row taken, -1 before the first.
+        empty_until: Partition → an offset beyond the next one; no row lies between the two. Bad
+            rows may, or markers of transactions, or nothing. Partitions without such are missing.
     """
 
     offsets: Mapping[int, int]
     last_partition: int = -1
+    empty_until: Mapping[int, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return ", ".join(f"{part}:{offset}" for part, offset in sorted(self.offsets.items()))
+        return ", ".join(f"{part}:{offset}" for part, offset in sorted(self.reached.items()))
+
+    @property
+    def reached(self) -> dict[int, int]:
+        """Partition → where reading goes on: after what is known to hold no row."""
+        return {**self.offsets, **self.empty_until}
+
+    def with_empty(self, stretches: Mapping[int, Stretch]) -> Position:
+        """The same position where some stretches of the topic are known to hold no row."""
+        found = {
+            number: end
+            for number, (begin, end) in stretches.items()
+            if number in self.offsets and begin <= self.offsets[number] < end
+        }
+        kept = {
+            number: max(end, found.get(number, end)) for number, end in self.empty_until.items()
+        }
+        return replace(self, empty_until={**found, **kept})
+
+    @property
+    def stretches(self) -> dict[int, Stretch]:
+        """The stretches without a row that it knows of."""
+        return {number: (self.offsets[number], end) for number, end in self.empty_until.items()}
 
     def to_json(self) -> str:
         """The position as one line of JSON."""
-        offsets = {str(part): offset for part, offset in sorted(self.offsets.items())}
-        return json.dumps({"offsets": offsets, "last_partition": self.last_partition})
+        fields: dict[str, Any] = {
+            "offsets": _as_json(self.offsets),
+            "last_partition": self.last_partition,
+        }
+        if self.empty_until:
+            fields["empty_until"] = _as_json(self.empty_until)
+        return json.dumps(fields)
 
     @staticmethod
     def from_json(text: str) -> Position:
         """Reads what ``to_json`` wrote."""
         fields = json.loads(text)
-        offsets = {int(part): int(offset) for part, offset in fields["offsets"].items()}
-        return Position(offsets, int(fields["last_partition"]))
+        offsets, empty = (
+            {int(part): int(offset) for part, offset in fields.get(name, {}).items()}
+            for name in ("offsets", "empty_until")
+        )
+        return Position(offsets, int(fields["last_partition"]), empty)
+
+
+def _as_json(offsets: Mapping[int, int]) -> dict[str, int]:
+    return {str(part): offset for part, offset in sorted(offsets.items())}
 
 
 @dataclass(frozen=True)
@@ -222,25 +262,69 @@ class Commit:
     """What the group has committed: a position, and the session of the trainer that committed it.
 
     The session is 0 where only a consumer has committed, at the very start of a stream. ``ranks``
-    is how many ranks the trainer has, 0 where that is unknown.
+    is how many ranks the trainer has, 0 where that is unknown. ``topic_id`` is Kafka's own name of
+    the topic, "" where that is unknown.
     """
 
     position: Position
     session: int
     ranks: int = 0
+    topic_id: str = ""
 
-    def metadata(self) -> str:
-        """The text that Kafka keeps beside the offsets of the commit."""
-        fields = {"session": self.session, "last_partition": self.position.last_partition}
-        return json.dumps({**fields, "ranks": self.ranks} if self.ranks else fields)
+    def metadata(self, partition: int) -> str:
+        """The text that Kafka keeps beside the offset of a partition."""
+        position = self.position
+        fields: dict[str, Any] = {"session": self.session, "last_partition": position.last_partition}
+        if self.ranks:
+            fields["ranks"] = self.ranks
+        if self.topic_id:
+            fields["topic_id"] = self.topic_id
+        if partition in position.empty_until:
+            fields["empty_from"] = position.offsets[partition]
+        return json.dumps(fields)
 
     @staticmethod
-    def from_offsets(offsets: Mapping[int, int], metadata: str | None) -> Commit:
-        """Reads offsets and metadata; a foreign commit without ours counts as session 0."""
+    def from_offsets(offsets: Mapping[int, int], metadata: Mapping[int, str | None]) -> Commit:
+        """Reads offsets and metadata by partition; a foreign commit counts as session 0."""
+        read = {number: _CommitFields.read(text) for number, text in metadata.items()}
+        first = next(iter(read.values()), _CommitFields())
+        begins = {
+            number: fields.empty_from
+            for number, fields in read.items()
+            if fields.session == first.session
+            and fields.empty_from is not None
+            and 0 <= fields.empty_from < offsets[number]
+        }
+        position = Position(
+            {**offsets, **begins},
+            first.last_partition,
+            {number: offsets[number] for number in begins},
+        )
+        return Commit(position, first.session, first.ranks, first.topic_id)
+
+
+@dataclass(frozen=True)
+class _CommitFields:
+    """What the metadata of a partition's commit says."""
+
+    session: int = 0
+    last_partition: int = -1
+    ranks: int = 0
+    topic_id: str = ""
+    empty_from: int | None = None
+
+    @staticmethod
+    def read(metadata: str | None) -> _CommitFields:
+        """Reads the text; one that is not ours counts as none."""
         try:
             fields = json.loads(metadata or "{}")
-            session, last = int(fields.get("session", 0)), int(fields.get("last_partition", -1))
-            ranks = int(fields.get("ranks", 0))
+            empty_from = fields.get("empty_from")
+            return _CommitFields(
+                int(fields.get("session", 0)),
+                int(fields.get("last_partition", -1)),
+                int(fields.get("ranks", 0)),
+                str(fields.get("topic_id", "")),
+                None if empty_from is None else int(empty_from),
+            )
         except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
-            session, last, ranks = 0, -1, 0
-        return Commit(Position(offsets, last), session, ranks)
+            return _CommitFields()

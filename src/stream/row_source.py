@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Callable
 
@@ -20,13 +21,17 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from src.cluster.broker import QUICK_REQUEST_MS, RETRY_SECONDS, BrokerConnection, SourceError
 from src.cluster.settings import ClientSettings
 from src.process.arrays import Array
+from src.stream.fetches import FetchWatch, UnreadableFetch
 from src.stream.group_commits import GroupCommits
 from src.stream.offsets import TopicOffsets
 from src.stream.position import Commit, PartitionLag, Position
+from src.stream.record_batches import Record, Unreadable
 
 logger = logging.getLogger(__name__)
 
 MAX_HELD_ROWS = 200_000
+FETCHES_ONE_BY_ONE = 100
+"""So many offsets are tried one by one where no fetch can be read."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,10 @@ class HeldRows:
         partition: Its number.
         values: The raw message values.
         offset: int64[messages].
-        timestamp: int64[messages], ms since 1970.
-        exhausted: Whether the topic holds nothing in this partition beyond these messages.
+        timestamp: int64[messages], ms since 1970; -1 where it is not known.
+        exhausted: Whether nothing can be read in this partition beyond these messages: the topic
+            holds no more, or an open transaction comes next.
+        unreadable: Those among them that can't be read, by offset; their value here is None.
     """
 
     partition: int
@@ -46,6 +53,7 @@ class HeldRows:
     offset: Array
     timestamp: Array
     exhausted: bool
+    unreadable: Mapping[int, Unreadable] = field(default_factory=dict)
 
 
 class _Queue:
@@ -55,13 +63,19 @@ class _Queue:
         self.values: list[bytes | None] = []
         self.offsets: list[int] = []
         self.timestamps: list[int] = []
+        self.unreadable: dict[int, Unreadable] = {}
 
-    def extend(self, records: list[Any]) -> None:
+    def extend(self, records: Sequence[Record | Unreadable]) -> None:
         self.values.extend([record.value for record in records])
         self.offsets.extend([record.offset for record in records])
         self.timestamps.extend([record.timestamp for record in records])
+        self.unreadable.update(
+            {record.offset: record for record in records if isinstance(record, Unreadable)}
+        )
 
     def drop(self, rows: int) -> None:
+        for offset in self.offsets[:rows] if self.unreadable else ():
+            self.unreadable.pop(offset, None)
         del self.values[:rows], self.offsets[:rows], self.timestamps[:rows]
 
     def __len__(self) -> int:
@@ -77,7 +91,8 @@ class RowSource:
         group_id: The group whose committed offsets are the stream's position.
         reconnect_seconds: How long to wait for a broker that went away.
         stopped: Called while waiting; True gives up at once.
-        allow_loss: Where retention has deleted the wanted row, start at the first row there is.
+        allow_loss: Where retention has deleted the wanted row, start at the first row there is. Pass
+            over messages that can't be read.
 
     Attributes:
         partitions: The numbers of the topic's partitions, ascending.
@@ -96,12 +111,15 @@ class RowSource:
         allow_loss: bool = False,
     ) -> None:
         self._broker = BrokerConnection(cluster, topic, group_id, reconnect_seconds, stopped)
+        self._allow_loss = allow_loss
+        self._fetches = FetchWatch(self._broker.consumer)
         self._offsets = TopicOffsets(self._broker, allow_loss)
-        self._commits = GroupCommits(self._broker, self._offsets)
+        self._commits = GroupCommits(self._broker)
         self.partitions = list(self._broker.handles)
         self._queues = {number: _Queue() for number in self.partitions}
         self._paused: set[int] = set()
         self._least_end: dict[int, int] = {}
+        self._failed_fetches: Counter[int] = Counter()
 
     def __enter__(self) -> RowSource:
         return self
@@ -156,7 +174,7 @@ class RowSource:
             position = committed.position if committed else self._position_of("earliest")
         else:
             position = self._position_of(start)
-        self._offsets.reachable(position.offsets, self._offsets.ends())
+        self._offsets.reachable(position.reached, self._offsets.ends())
         return position
 
     def seek(self, position: Position) -> None:
@@ -168,7 +186,7 @@ class RowSource:
         """
         # Earlier fetches may have seen less of the topic than it holds by now.
         self._least_end = self._offsets.ends()
-        self._fetch_from(position.offsets, self._least_end)
+        self._fetch_from(position.reached, self._least_end)
         self._queues = {number: _Queue() for number in self.partitions}
         self._broker.consumer.resume(*self._broker.handles.values())
         self._paused.clear()
@@ -177,13 +195,16 @@ class RowSource:
         """Fetches what is there, waiting up to ``timeout_seconds`` for something.
 
         Raises:
-            SourceError: The broker stayed away for longer than reconnect_seconds, or retention has
-                deleted rows before they were read.
+            SourceError: The broker stayed away for longer than reconnect_seconds, retention has
+                deleted rows before they were read, or a message can't be read.
         """
         try:
             batches = self._broker.consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except OffsetOutOfRangeError:
             self._skip_deleted_rows()
+            batches = {}
+        except UnreadableFetch as error:
+            self._pass_over(error)
             batches = {}
         except KafkaError as error:
             if not error.retriable:
@@ -192,7 +213,7 @@ class RowSource:
             time.sleep(min(timeout_seconds, RETRY_SECONDS))
             batches = {}
         for handle, records in batches.items():
-            self._queues[handle.partition].extend(records)
+            self._hold(handle.partition, records)
         if batches:
             self._broker.note_answer()
         else:
@@ -227,6 +248,7 @@ class RowSource:
                     np.array(queue.offsets[:count], dtype=np.int64),
                     np.array(queue.timestamps[:count], dtype=np.int64),
                     count == len(queue) and self._at_end(number),
+                    dict(queue.unreadable),
                 )
             )
         return found
@@ -268,9 +290,48 @@ class RowSource:
     def _fetch_from(self, wanted: Mapping[int, int], ends: Mapping[int, int]) -> None:
         for number, offset in self._offsets.reachable(wanted, ends).items():
             self._broker.consumer.seek(self._broker.handles[number], offset)
-            gone = offset - wanted.get(number, offset)
+            gone = offset - wanted.get(number, 0)
             if gone > 0:
                 logger.warning("partition %d: %d rows are gone, going on", number, gone)
+
+    def _hold(self, number: int, records: Sequence[Record | Unreadable]) -> None:
+        """Holds what a fetch has returned; names messages that can't be read.
+
+        Raises:
+            SourceError: There is one, and loss is not allowed.
+        """
+        queue, known = self._queues[number], len(self._queues[number].unreadable)
+        queue.extend(records)
+        self._failed_fetches.pop(number, None)
+        for record in list(queue.unreadable.values())[known:]:
+            self._refuse_unreadable(number, record)
+
+    def _refuse_unreadable(self, number: int, record: Unreadable) -> None:
+        which = f"the message at offset {record.offset}"
+        if record.first_offset < record.offset:
+            which = f"the messages at offsets {record.first_offset} to {record.offset}"
+        text = f"partition {number} of {self._broker.topic}: {which} can't be read: {record.reason}"
+        if not self._allow_loss:
+            raise SourceError(f"{text}; --allow_loss goes on without")
+        logger.warning("%s, going on", text)
+
+    def _pass_over(self, error: UnreadableFetch) -> None:
+        """Goes on after an offset at which no fetch can be read; what it held is not known.
+
+        Later offsets are tried one by one, and then in growing steps: one damage can spoil all
+        that the broker finds by way of it.
+
+        Raises:
+            SourceError: Loss is not allowed.
+        """
+        number, first = error.partition, error.offset
+        self._failed_fetches[number] += 1
+        step = 1 << max(self._failed_fetches[number] - FETCHES_ONE_BY_ONE, 0)
+        last = max(min(first + step, self._known_end(number)) - 1, first)
+        record = Unreadable(last, first, b"", error.reason)
+        self._queues[number].extend([record])
+        self._refuse_unreadable(number, record)
+        self._broker.consumer.seek(self._broker.handles[number], last + 1)
 
     def _bound_memory(self) -> None:
         """Pauses a partition that holds much, until it holds half of that."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from types import SimpleNamespace
 from typing import Any
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
+from src.stream.record_batches import Record
 from src.stream.row_source import RowSource
-
-Record = namedtuple("Record", "value offset timestamp")
 
 
 class Broker:
@@ -36,6 +35,7 @@ class MemoryConsumer:
         self.places: dict[int, int] = {}
         self.ends_seen: dict[int, int] = {}
         self.paused: set[int] = set()
+        self._fetcher = SimpleNamespace(_parse_fetched_data=None)
 
     def partitions_for_topic(self, topic: str) -> set[int]:
         self.broker.check()
@@ -82,7 +82,7 @@ class MemoryConsumer:
             if place < end and not self.broker.away:
                 taken = range(place, min(place + 2, end))
                 found[TopicPartition("rows", number)] = [
-                    Record(b"%d" % offset, offset, 100 + offset) for offset in taken
+                    Record(offset, 100 + offset, None, b"%d" % offset) for offset in taken
                 ]
                 self.places[number] = taken[-1] + 1
         return found

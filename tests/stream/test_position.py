@@ -170,7 +170,8 @@ def test_a_position_of_numpy_rows_survives_json() -> None:
 @given(positions, st.integers(0, 2**63 - 1))
 def test_a_commit_survives_its_metadata(position: Position, session: int) -> None:
     commit = Commit(position, session)
-    assert Commit.from_offsets(position.offsets, commit.metadata()) == commit
+    metadata = {number: commit.metadata(number) for number in position.offsets}
+    assert Commit.from_offsets(position.offsets, metadata) == commit
 
 
 @pytest.mark.parametrize(
@@ -195,5 +196,5 @@ def test_a_commit_survives_its_metadata(position: Position, session: int) -> Non
     ],
 )
 def test_a_foreign_commit_counts_as_session_0(metadata: str | None) -> None:
-    commit = Commit.from_offsets({0: 7}, metadata)
+    commit = Commit.from_offsets({0: 7}, {0: metadata})
     assert commit == Commit(Position({0: 7}, -1), 0)
