@@ -211,7 +211,10 @@ def advance_over(position: Position, ranges: Iterable[RowRange], last_partition:
     offsets = dict(position.offsets)
     for covered in ranges:
         offsets[covered.partition] = covered.last_offset + 1
-    return Position(offsets, last_partition)
+    empty = {
+        number: end for number, end in position.empty_until.items() if end > offsets[number]
+    }
+    return Position(offsets, last_partition, empty)
 
 
 def row_ranges(partition: Array, offset: Array) -> list[RowRange]:

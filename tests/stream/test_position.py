@@ -19,9 +19,12 @@ from src.stream.position import (
 )
 
 positions = st.builds(
-    Position,
-    st.dictionaries(st.integers(0, 99), st.integers(0, 2**63 - 1), max_size=4),
+    lambda offsets, last, length: Position(
+        offsets, last, {number: offset + length for number, offset in offsets.items() if length}
+    ),
+    st.dictionaries(st.integers(0, 99), st.integers(0, 2**62), max_size=4),
     st.integers(-1, 99),
+    st.integers(0, 2**40),
 )
 
 
@@ -167,11 +170,33 @@ def test_a_position_of_numpy_rows_survives_json() -> None:
     assert str(Position({1: 5, 0: 4})) == "0:4, 1:5"
 
 
-@given(positions, st.integers(0, 2**63 - 1))
-def test_a_commit_survives_its_metadata(position: Position, session: int) -> None:
-    commit = Commit(position, session)
+@given(positions, st.integers(0, 2**63 - 1), st.text("0123456789abcdef-"))
+def test_a_commit_survives_its_metadata(position: Position, session: int, topic_id: str) -> None:
+    commit = Commit(position, session, 2, topic_id)
     metadata = {number: commit.metadata(number) for number in position.offsets}
-    assert Commit.from_offsets(position.offsets, metadata) == commit
+    expected = commit if metadata else Commit(Position({}), 0)
+    assert Commit.from_offsets(position.reached, metadata) == expected
+
+
+def test_a_foreign_commit_for_one_partition_alone_is_taken_as_it_is() -> None:
+    commit = Commit(Position({0: 5, 1: 7}, 1, {0: 9, 1: 8}), 77)
+    metadata = {0: commit.metadata(0), 1: ""}
+    read = Commit.from_offsets({0: 9, 1: 3}, metadata)
+    assert read == Commit(Position({0: 5, 1: 3}, 1, {0: 9}), 77)
+
+
+def test_a_stretch_without_rows_is_passed_over_by_those_that_have_reached_it() -> None:
+    position = Position({0: 5, 1: 7}, 1)
+    assert position.with_empty({0: (6, 9)}) == position
+    assert position.with_empty({0: (3, 5), 2: (0, 4)}) == position
+    reached = position.with_empty({0: (5, 9), 1: (2, 8)})
+    assert reached == Position({0: 5, 1: 7}, 1, {0: 9, 1: 8})
+    assert reached.reached == {0: 9, 1: 8}
+    assert str(reached) == "0:9, 1:8"
+    assert reached.with_empty({0: (5, 7)}) == reached
+    assert reached.stretches == {0: (5, 9), 1: (7, 8)}
+    assert position.with_empty(reached.stretches) == reached
+    assert advance(reached, *columns([(0, 9)])) == Position({0: 10, 1: 7}, 0, {1: 8})
 
 
 @pytest.mark.parametrize(
