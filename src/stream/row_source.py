@@ -12,20 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Callable
 
 import numpy as np
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from src.cluster.broker import QUICK_REQUEST_MS, RETRY_SECONDS, BrokerConnection, SourceError
+from src.cluster.broker import QUICK_REQUEST_MS, RETRY_SECONDS, SourceError
 from src.cluster.settings import ClientSettings
 from src.process.arrays import Array
 from src.stream.fetches import FetchWatch, UnreadableFetch
-from src.stream.group_commits import GroupCommits
-from src.stream.offsets import TopicOffsets
-from src.stream.position import Commit, PartitionLag, Position
+from src.stream.position import PartitionLag, Position
 from src.stream.record_batches import Record, Unreadable
+from src.stream.topic_group import TopicGroup
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ class _Queue:
         return len(self.values)
 
 
-class RowSource:
+class RowSource(TopicGroup):
     """Reads a topic's partitions, and reads and writes the group's commit.
 
     Args:
@@ -93,9 +91,6 @@ class RowSource:
         stopped: Called while waiting; True gives up at once.
         allow_loss: Where retention has deleted the wanted row, start at the first row there is. Pass
             over messages that can't be read.
-
-    Attributes:
-        partitions: The numbers of the topic's partitions, ascending.
 
     Raises:
         SourceError: No broker answers, or there is no such topic.
@@ -110,72 +105,13 @@ class RowSource:
         stopped: Callable[[], bool] = lambda: False,
         allow_loss: bool = False,
     ) -> None:
-        self._broker = BrokerConnection(cluster, topic, group_id, reconnect_seconds, stopped)
+        super().__init__(cluster, topic, group_id, reconnect_seconds, stopped, allow_loss)
         self._allow_loss = allow_loss
         self._fetches = FetchWatch(self._broker.consumer)
-        self._offsets = TopicOffsets(self._broker, allow_loss)
-        self._commits = GroupCommits(self._broker)
-        self.partitions = list(self._broker.handles)
         self._queues = {number: _Queue() for number in self.partitions}
         self._paused: set[int] = set()
         self._least_end: dict[int, int] = {}
         self._failed_fetches: Counter[int] = Counter()
-
-    def __enter__(self) -> RowSource:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leaves the broker."""
-        self._broker.close()
-
-    def committed(self) -> Commit | None:
-        """What the group has committed for the topic, or None where it has nothing yet."""
-        return self._commits.read()
-
-    def commit(self, commit: Commit) -> None:
-        """Commits a position with its session, for all partitions at once.
-
-        Raises:
-            SourceError: The broker stayed away for longer than reconnect_seconds.
-        """
-        self._commits.write(commit)
-
-    def try_commit(self, commit: Commit) -> bool:
-        """Commits once and returns whether it worked: a later commit makes up for a lost one."""
-        return self._commits.try_write(commit)
-
-    def try_ends(self) -> dict[int, int] | None:
-        """Where each partition ends by now; None where no broker answers within a second."""
-        try:
-            return self._broker.request_ends(self.partitions)
-        except KafkaError as error:
-            logger.debug("the ends of %s are not known: %s", self._broker.topic, error)
-            return None
-
-    def resolve_start(self, start: str) -> Position:
-        """Where to begin reading.
-
-        Args:
-            start: "committed" (earliest where nothing is), or what ``TopicOffsets.of_start`` reads.
-
-        Raises:
-            SourceError: ``start`` can't be read, or retention has deleted the wanted rows.
-        """
-        if start == "committed":
-            committed = self.committed()
-            position = committed.position if committed else self._position_of("earliest")
-        else:
-            position = self._position_of(start)
-        self._offsets.reachable(position.reached, self._offsets.ends())
-        return position
 
     def seek(self, position: Position) -> None:
         """Drops everything held and reads on from a position.
@@ -201,17 +137,23 @@ class RowSource:
         try:
             batches = self._broker.consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except OffsetOutOfRangeError:
+            self.check_topic()
             self._skip_deleted_rows()
             batches = {}
         except UnreadableFetch as error:
             self._pass_over(error)
             batches = {}
         except KafkaError as error:
+            self._fetches.topic_doubtful = True
             if not error.retriable:
+                self.check_topic()
                 raise SourceError(f"reading {self._broker.topic}: {error}") from None
             # A refused or lost connection raises at once: don't ask again at full speed.
             time.sleep(min(timeout_seconds, RETRY_SECONDS))
             batches = {}
+        if batches and self._fetches.topic_doubtful:
+            self._fetches.topic_doubtful = not self.check_topic()
+        self._identity.check_now_and_then()
         for handle, records in batches.items():
             self._hold(handle.partition, records)
         if batches:
@@ -253,12 +195,17 @@ class RowSource:
             )
         return found
 
+    def fetched_until(self) -> dict[int, int]:
+        """Partition → the offset up to which all was fetched, where nothing of it is held."""
+        return {
+            number: int(self._next_fetch(number))
+            for number, queue in self._queues.items()
+            if not queue and number in self._least_end
+        }
+
     def drop(self, partition: int, rows: int) -> None:
         """Releases the first held messages of a partition."""
         self._queues[partition].drop(rows)
-
-    def _position_of(self, start: str) -> Position:
-        return Position(self._offsets.of_start(start))
 
     def _known_end(self, number: int) -> int:
         """Where a partition ended when the broker last reported it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
@@ -19,6 +20,7 @@ class Broker:
         self.first = {0: 0, 1: 0}
         self.rows = {0: 6, 1: 3}
         self.away = False
+        self.topic_id = UUID(int=1)
         self.poll_error: KafkaError | None = None
 
     def check(self) -> None:
@@ -36,6 +38,13 @@ class MemoryConsumer:
         self.ends_seen: dict[int, int] = {}
         self.paused: set[int] = set()
         self._fetcher = SimpleNamespace(_parse_fetched_data=None)
+        self._cluster = SimpleNamespace(
+            topic_id=lambda topic: self.broker.topic_id,
+            request_update=lambda: None,
+            partitions_for_topic=lambda topic: self.broker.rows or None,
+        )
+        self._manager = SimpleNamespace(wait_for=None)
+        self._net = SimpleNamespace(run=lambda *arguments: self.broker.check())
 
     def partitions_for_topic(self, topic: str) -> set[int]:
         self.broker.check()
