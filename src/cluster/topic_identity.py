@@ -19,6 +19,10 @@ MISSING_SECONDS = 5.0
 CHECK_SECONDS = 5.0
 
 
+class OtherTopic(SourceError):
+    """The topic is not the one that it was; one line says so."""
+
+
 class TopicIdentity:
     """The topic's id, and whether the topic is still the same.
 
@@ -39,7 +43,7 @@ class TopicIdentity:
         """Checks every few seconds.
 
         Raises:
-            SourceError: The topic was deleted, or made anew.
+            OtherTopic: The topic was deleted, or made anew.
         """
         if time.monotonic() >= self._check_at:
             self.check()
@@ -50,7 +54,7 @@ class TopicIdentity:
         A broker that does not answer tells nothing.
 
         Raises:
-            SourceError: The topic was deleted, or made anew.
+            OtherTopic: The topic was deleted, or made anew.
         """
         self._check_at = time.monotonic() + CHECK_SECONDS
         try:
@@ -64,7 +68,7 @@ class TopicIdentity:
         self._missing_since = None
         found = self._known_id()
         if self.topic_id and found and found != self.topic_id:
-            raise SourceError(
+            raise OtherTopic(
                 f"topic {self._broker.topic} was deleted and made anew while it was in use: "
                 f"its id was {self.topic_id} and is {found}"
             )
@@ -93,4 +97,4 @@ class TopicIdentity:
             self._missing_since = now
         self._check_at = now + CHECK_SECONDS / 10
         if now - self._missing_since >= MISSING_SECONDS:
-            raise SourceError(f"topic {self._broker.topic} was deleted while it was in use")
+            raise OtherTopic(f"topic {self._broker.topic} was deleted while it was in use")

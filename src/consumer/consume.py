@@ -3,7 +3,8 @@
 Guarantee: every row from the starting position on is part of exactly one window of a session, or it
 is a bad row. Bad rows are logged, counted and kept before any later row is sent.
 
-The consumer never commits what it has read; it follows the trainer's commits. When a new session
+The consumer never commits what it has read; it follows the trainer's commits. It only publishes
+where no row follows the last one sent. When a new session
 appears among them, the consumer drops what it holds. It goes to the committed position and reads on
 from there.
 """
@@ -17,6 +18,7 @@ from typing import Callable
 from src.channel.closing_rule import ClosingRule
 from src.channel.sender import WindowSender
 from src.consumer.counts import ConsumerCounts
+from src.consumer.empty_stretches import EmptyStretches
 from src.consumer.session_follower import SessionFollower, check_ranks
 from src.consumer.window_assembler import WindowAssembler
 from src.process.stop import StopFlag
@@ -59,6 +61,7 @@ def consume(
         WritingStopped: The flag was set while bad rows were being written.
     """
     follower = SessionFollower(source, first.session, time.monotonic)
+    empty = EmptyStretches(source, time.monotonic)
     assembler.begin(first)
     logger.info("reading from %s for session %d", first.position, first.session)
     status_at = time.monotonic()
@@ -80,6 +83,7 @@ def consume(
             counts.windows += 1
             counts.rows += len(window)
             logger.debug("window %d: %d rows", counts.windows, len(window))
+        empty.publish(assembler.row_offsets())
         on_round()
         if time.monotonic() - status_at >= STATUS_SECONDS:
             status_at = time.monotonic()

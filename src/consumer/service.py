@@ -175,6 +175,6 @@ def send_windows(
                 logger.warning(
                     "the channel is gone (%s): sending again what is not committed", error
                 )
-                first = source.committed() or first
+                first = source.last_commit() or first
             finally:
                 sender.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Callable
 
+from src.cluster.topic_identity import OtherTopic
 from src.stream.position import Commit
 from src.stream.row_source import RowSource
 
@@ -59,9 +60,20 @@ def starting_commit(source: RowSource, start: str) -> Commit:
     Args:
         source: Resolves the start, reads the commit and writes one.
         start: The consumer's ``--start``.
+
+    Raises:
+        SourceError: The start can't be read or is not there, the commit is of another topic, or
+            another program is a member of the group.
     """
+    source.refuse_members()
+    committed = source.last_commit() if start == "committed" else None
+    if committed is not None and source.is_of_other_topic(committed.topic_id):
+        raise OtherTopic(
+            f"the committed position is of another topic of this name, with the id "
+            f"{committed.topic_id}; this one's is {source.topic_id} (was it deleted and made "
+            "anew?): --start earliest begins with this one"
+        )
     position = source.resolve_start(start)
-    committed = source.committed() if start == "committed" else None
     if committed is not None:
         return committed
     commit = Commit(position, session=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Callable
@@ -82,6 +82,10 @@ class WindowAssembler:
         self._session = commit.session
         self._bad_rows.begin(commit.position)
         self._source.seek(commit.position)
+
+    def row_offsets(self) -> Mapping[int, int]:
+        """Partition → the offset after its last row in a window."""
+        return self._position.offsets
 
     def take(self, limit: int) -> Array | None:
         """The next window of at most ``limit`` rows in merge order; None if there is none yet.
@@ -215,7 +219,11 @@ class WindowAssembler:
         dead_letters = []
         for message in messages.tolist():
             rows, place = parsed.held[parsed.partition[message]], int(parsed.place[message])
-            offset, value, bad = int(rows.offset[place]), rows.values[place], bad_by_message[message]
+            offset, value, bad = (
+                int(rows.offset[place]),
+                rows.values[place],
+                bad_by_message[message],
+            )
             column, reason = bad.column, bad.reason
             unreadable = rows.unreadable.get(offset)
             if unreadable is not None:

@@ -347,7 +347,8 @@ class DeadLetters:
         origin = (record.key or b"").decode(errors="replace")
         try:
             headers = {
-                name: (value or b"").decode(errors="replace") for name, value in record.headers or ()
+                name: (value or b"").decode(errors="replace")
+                for name, value in record.headers or ()
             }
             topic, partition_text, offset_text = origin.split(":")
             partition, offset = int(partition_text), int(offset_text)

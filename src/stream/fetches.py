@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import CorruptRecordError, KafkaError, UnknownTopicOrPartitionError
+from kafka.errors import CorruptRecordError, KafkaError
 
 from src.stream.record_batches import Record, Unreadable, one_line, read_batch, whole_batch
 
@@ -44,13 +44,13 @@ class FetchWatch:
 
     Attributes:
         open_rows: Partition → offsets beyond the last stable one: an open transaction holds them.
-        topic_doubtful: Whether a fetch has said that there is no such topic; for the caller to
-            reset.
+        refused: Whether the broker has refused a fetch: the topic may be gone, and another one may
+            have its name. For the caller to reset.
     """
 
     def __init__(self, consumer: Any) -> None:
         self.open_rows: dict[int, int] = {}
-        self.topic_doubtful = False
+        self.refused = False
         self._fetcher = consumer._fetcher
         self._parse = self._fetcher._parse_fetched_data
         self._fetcher._parse_fetched_data = self._parse_and_note
@@ -58,8 +58,7 @@ class FetchWatch:
 
     def _parse_and_note(self, completed: Any) -> Any:
         data, handle = completed.partition_data, completed.topic_partition
-        if data.error_code == UnknownTopicOrPartitionError.errno:
-            self.topic_doubtful = True
+        self.refused |= bool(data.error_code)
         try:
             parsed = self._parse(completed)
         except CorruptRecordError:
@@ -81,6 +80,8 @@ class FetchWatch:
 
 class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
     """The records of one fetch."""
+
+    next_fetch_offset: int
 
     def _unpack_records(
         self, handle: Any, records: Any, *_deserializers: Any
@@ -112,9 +113,7 @@ class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
                 self.next_fetch_offset = max(batch.next_offset, self.next_fetch_offset)
         self.drain()
 
-    def _passing(
-        self, found: Iterator[Record | Unreadable]
-    ) -> Iterator[Record | Unreadable]:
+    def _passing(self, found: Iterator[Record | Unreadable]) -> Iterator[Record | Unreadable]:
         """The same records; the next fetch begins after the last one taken."""
         for record in found:
             self.records_read += 1

@@ -91,10 +91,13 @@ def _as_json(offsets: Mapping[int, int]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class PartitionLag:
-    """How far reading lags in a partition: rows, and the age of the oldest in seconds."""
+    """How far reading lags in a partition: rows, and the age of the oldest in seconds.
+
+    The age is None where its producer gave no time.
+    """
 
     rows: int
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -211,9 +214,7 @@ def advance_over(position: Position, ranges: Iterable[RowRange], last_partition:
     offsets = dict(position.offsets)
     for covered in ranges:
         offsets[covered.partition] = covered.last_offset + 1
-    empty = {
-        number: end for number, end in position.empty_until.items() if end > offsets[number]
-    }
+    empty = {number: end for number, end in position.empty_until.items() if end > offsets[number]}
     return Position(offsets, last_partition, empty)
 
 
@@ -277,7 +278,10 @@ class Commit:
     def metadata(self, partition: int) -> str:
         """The text that Kafka keeps beside the offset of a partition."""
         position = self.position
-        fields: dict[str, Any] = {"session": self.session, "last_partition": position.last_partition}
+        fields: dict[str, Any] = {
+            "session": self.session,
+            "last_partition": position.last_partition,
+        }
         if self.ranks:
             fields["ranks"] = self.ranks
         if self.topic_id:

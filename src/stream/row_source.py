@@ -28,6 +28,8 @@ from src.stream.topic_group import TopicGroup
 logger = logging.getLogger(__name__)
 
 MAX_HELD_ROWS = 200_000
+UNWATCHED_SECONDS = 0.5
+"""A topic is not made anew and filled faster than that between two polls."""
 FETCHES_ONE_BY_ONE = 100
 """So many offsets are tried one by one where no fetch can be read."""
 
@@ -89,8 +91,8 @@ class RowSource(TopicGroup):
         group_id: The group whose committed offsets are the stream's position.
         reconnect_seconds: How long to wait for a broker that went away.
         stopped: Called while waiting; True gives up at once.
-        allow_loss: Where retention has deleted the wanted row, start at the first row there is. Pass
-            over messages that can't be read.
+        allow_loss: Where retention has deleted the wanted row, start at the first row there is.
+            Pass over messages that can't be read.
 
     Raises:
         SourceError: No broker answers, or there is no such topic.
@@ -112,6 +114,8 @@ class RowSource(TopicGroup):
         self._paused: set[int] = set()
         self._least_end: dict[int, int] = {}
         self._failed_fetches: Counter[int] = Counter()
+        self._polled_at = time.monotonic()
+        self._interrupted = False
 
     def seek(self, position: Position) -> None:
         """Drops everything held and reads on from a position.
@@ -144,16 +148,14 @@ class RowSource(TopicGroup):
             self._pass_over(error)
             batches = {}
         except KafkaError as error:
-            self._fetches.topic_doubtful = True
+            self._interrupted = True
             if not error.retriable:
                 self.check_topic()
                 raise SourceError(f"reading {self._broker.topic}: {error}") from None
             # A refused or lost connection raises at once: don't ask again at full speed.
             time.sleep(min(timeout_seconds, RETRY_SECONDS))
             batches = {}
-        if batches and self._fetches.topic_doubtful:
-            self._fetches.topic_doubtful = not self.check_topic()
-        self._identity.check_now_and_then()
+        self._check_topic(bool(batches))
         for handle, records in batches.items():
             self._hold(handle.partition, records)
         if batches:
@@ -173,8 +175,11 @@ class RowSource(TopicGroup):
             end = self._known_end(number)
             # With an empty queue, all that was fetched has been taken.
             next_offset = queue.offsets[0] if queue.offsets else (self._next_fetch(number) or end)
-            oldest = time.time() - queue.timestamps[0] / 1000 if queue.timestamps else 0.0
-            lags[number] = PartitionLag(max(end - next_offset, 0), max(oldest, 0.0))
+            sent = queue.timestamps[0] if queue.timestamps else None
+            age: float | None = 0.0
+            if sent is not None:
+                age = None if sent < 0 else max(time.time() - sent / 1000, 0.0)
+            lags[number] = PartitionLag(max(end - next_offset, 0), age)
         return lags
 
     def held(self, limit_per_partition: int) -> list[HeldRows]:
@@ -240,6 +245,23 @@ class RowSource(TopicGroup):
             gone = offset - wanted.get(number, 0)
             if gone > 0:
                 logger.warning("partition %d: %d rows are gone, going on", number, gone)
+
+    def _check_topic(self, has_rows: bool) -> None:
+        """Makes sure that rows just fetched are of the same topic as those before.
+
+        A fetch that is under way when the topic is deleted is refused. If none was, because the
+        broker was away or nobody polled, only a question can tell.
+
+        Raises:
+            OtherTopic: They are not, or there is no such topic any more.
+        """
+        before, self._polled_at = self._polled_at, time.monotonic()
+        self._interrupted |= self._polled_at - before > UNWATCHED_SECONDS
+        if self._fetches.refused or (has_rows and self._interrupted):
+            self._fetches.refused = False
+            self._interrupted = not self.check_topic()
+        else:
+            self._identity.check_now_and_then()
 
     def _hold(self, number: int, records: Sequence[Record | Unreadable]) -> None:
         """Holds what a fetch has returned; names messages that can't be read.

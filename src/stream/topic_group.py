@@ -1,9 +1,9 @@
 """A topic and a group: where the topic begins and ends, and what the group has committed.
 
 The group's commit is the position of the stream, and the trainer's session. A second group,
-``<group>.consumer``, holds what the consumer alone knows: where no row follows any more. The trainer
-covers that with its position; else the position would stay before bad rows, and before markers of
-transactions, until another row came.
+``<group>.consumer``, holds what the consumer alone knows: where no row follows any more. The
+trainer covers that with its position. Else the position would stay before bad rows, and before
+markers of transactions, until another row came.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class TopicGroup:
         self._offsets = TopicOffsets(self._broker, allow_loss)
         self._commits = GroupCommits(self._broker, group_id)
         self._consumers = _ConsumersGroup(
-            lambda name: BrokerConnection(cluster, topic, name, reconnect_seconds, stopped),
+            # What it holds is a help that may come late: nothing waits for it.
+            lambda name: BrokerConnection(cluster, topic, name, 0.0, stopped),
             group_id + CONSUMER_SUFFIX,
         )
         self.partitions = list(self._broker.handles)
@@ -97,7 +98,7 @@ class TopicGroup:
         """Asks the broker whether the topic is still the same one; False if it does not answer.
 
         Raises:
-            SourceError: It was deleted, or made anew.
+            OtherTopic: It was deleted, or made anew.
         """
         return self._identity.check()
 
@@ -112,6 +113,13 @@ class TopicGroup:
     def committed(self) -> Commit | None:
         """What the group has committed for the topic, or None where it has nothing yet."""
         return self._commits.read()
+
+    def last_commit(self) -> Commit | None:
+        """The same, with what the consumer's group knows of offsets without rows after it."""
+        commit = self.committed()
+        if commit is None:
+            return None
+        return replace(commit, position=commit.position.with_empty(self.try_read_empty()))
 
     def commit(self, commit: Commit) -> None:
         """Commits a position with its session, for all partitions at once.
@@ -154,7 +162,7 @@ class TopicGroup:
         Raises:
             SourceError: ``start`` can't be read, or retention has deleted the wanted rows.
         """
-        committed = self.committed() if start == "committed" else None
+        committed = self.last_commit() if start == "committed" else None
         if committed is not None:
             position = committed.position
         else:

@@ -13,7 +13,7 @@ from src.cluster.settings import client_settings
 from src.config import Config
 from src.process.stop import StopFlag
 from src.stream.position import Position
-from src.stream.row_source import RowSource
+from src.stream.topic_group import TopicGroup
 from src.trainer.admission import DatasetError
 from src.trainer.session import TrainerSession
 
@@ -118,14 +118,14 @@ class ConsumerLink:
             if committed is not None:
                 self.begin_session(source, committed.position)
 
-    def open_source(self) -> RowSource:
+    def open_source(self) -> TopicGroup:
         """The broker, for one thread.
 
         Raises:
             SourceError: No broker answers, or there is no such topic.
         """
         config = self._config
-        return RowSource(
+        return TopicGroup(
             client_settings(config.bootstrap_servers, config.kafka_config),
             config.topic,
             config.group_id,
@@ -133,7 +133,7 @@ class ConsumerLink:
             self._flag.is_set,
         )
 
-    def begin_session(self, source: RowSource, position: Position) -> TrainerSession:
+    def begin_session(self, source: TopicGroup, position: Position) -> TrainerSession:
         """Begins a session at a position, which the consumer will go back to.
 
         Raises:

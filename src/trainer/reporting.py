@@ -38,15 +38,18 @@ class LagProbe:
 
     Args:
         ends: Returns where each partition ends, None where not known; called at reports only.
+        covering: Returns a position that also covers offsets without rows after it.
         clock: A monotonic clock, seconds.
     """
 
     def __init__(
         self,
         ends: Callable[[], Mapping[int, int] | None],
+        covering: Callable[[Position], Position] = lambda position: position,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ends = ends
+        self._covering = covering
         self._clock = clock
         self._ask_at = clock()
 
@@ -61,7 +64,7 @@ class LagProbe:
         if ends is None:
             self._ask_at = self._clock() + ASK_AGAIN_SECONDS
             return None
-        offsets = position.offsets
+        offsets = self._covering(position).reached
         return {part: max(end - offsets.get(part, 0), 0) for part, end in sorted(ends.items())}
 
 
@@ -223,7 +226,7 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
             oov_rate_by_column=by_column.tolist(),
             lag_rows=None if lag is None else sum(lag.values()),
             lag_rows_by_partition=lag,
-            lag_seconds=max(time.time() - progress.batch.newest_timestamp / 1000, 0.0),
+            lag_seconds=age_seconds(progress.batch.newest_timestamp),
         )
 
     def _rows_per_second(self) -> float | None:
@@ -232,6 +235,15 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         seconds = time.monotonic() - self._since[0]
         rows = self._progress.rows_done - self._since[1]
         return rows / seconds if rows and seconds > 0 else None
+
+
+def age_seconds(timestamp: int) -> float | None:
+    """How long ago a message was sent; None where its producer gave no time, 0 in the future.
+
+    Args:
+        timestamp: ms since 1970; negative if unknown.
+    """
+    return None if timestamp < 0 else max(time.time() - timestamp / 1000, 0.0)
 
 
 def restored_metrics(unit: Unit | None, window_rows: int) -> ProgressiveMetrics:

@@ -22,6 +22,7 @@ from src.stream.position import GapError
 from src.trainer.admission import DatasetError
 from src.trainer.callbacks import NonFiniteLoss
 from src.trainer.consumer_link import TrainError
+from src.trainer.session import StartError
 from src.trainer.trainer import Trainer
 from src.watching.line_file import OutputError
 from src.watching.prometheus import MetricsServerError
@@ -41,6 +42,7 @@ EXPECTED_ERRORS = (
     PublishingError,
     RankError,
     SourceError,
+    StartError,
     TrainError,
     ValueError,  # of dictionaries and vocabularies, and ModelConfig's refusal of a value
 )
@@ -80,6 +82,8 @@ def run_to_the_end(
     try:
         trainer = make_trainer()
         train(config, trainer)
+        if trainer.failure is not None:
+            raise trainer.failure
     except StoppedWaiting as stopped:
         logger.info("stopping: %s", stopped)
     except EXPECTED_ERRORS as error:

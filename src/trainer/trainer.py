@@ -23,6 +23,7 @@ from src.channel.engine import finalize
 from src.checkpoints.parts import read_vocabulary
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import Unit, read_unit
+from src.cluster.topic_identity import OtherTopic
 from src.config import Config
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings
@@ -32,8 +33,7 @@ from src.model.networks import PredictNet, TrainNet, make_train_step
 from src.model.row_reset import RowReset
 from src.model.wide_and_deep import NetWithLossClass
 from src.process.stop import StopFlag
-from src.stream.position import Commit, Position
-from src.stream.row_source import RowSource
+from src.stream.topic_group import TopicGroup
 from src.trainer.admission import StreamStart
 from src.trainer.audit_trail import begin_audit
 from src.trainer.callbacks import (
@@ -43,11 +43,11 @@ from src.trainer.callbacks import (
     TrainingProgress,
     TrainingStopped,
 )
-from src.trainer.consumer_link import ConsumerLink, TrainError
+from src.trainer.consumer_link import ConsumerLink
 from src.trainer.dataset import StreamingDataset
 from src.trainer.publish_callback import PublishCallBack, Publishing
 from src.trainer.reporting import LagProbe, MetricsCallBack, StepTimer, restored_metrics
-from src.trainer.session import TrainerSession
+from src.trainer.session import TOPIC_ID, GroupWatch, TrainerSession, starting_position
 from src.watching.json_lines import JsonLines
 from src.watching.prometheus import TrainerNumbers, serving
 
@@ -70,6 +70,20 @@ def growth_of(config: Config, unit: Unit | None) -> Growth | None:
     return Growth(settings, config.vocab_size, saved)
 
 
+def initial_unit(config: Config, store: CheckpointStore) -> Unit | None:
+    """The checkpoint with which a model starts instead of random weights.
+
+    Raises:
+        CheckpointError: It can't be read or does not fit.
+    """
+    if not config.init_ckpt:
+        return None
+    unit = read_unit(Path(config.init_ckpt))
+    store.check(unit, unit.topic, unit.dictionaries, model_shape(config))
+    logger.info("starting with the weights of %s", unit.path)
+    return unit
+
+
 class Trainer:
     """One training run, on one device.
 
@@ -87,7 +101,7 @@ class Trainer:
 
     progress: TrainingProgress
     _session: TrainerSession
-    _source: RowSource
+    _source: TopicGroup
     _network: TrainNet
     _ledger: LedgerCallBack
     _metrics: MetricsCallBack
@@ -103,6 +117,7 @@ class Trainer:
         )
         self._unit: Unit | None = None
         self._origin: Unit | None = None
+        self._watch: GroupWatch | None = None
         self._growth: Growth | None = None
         self._reset: RowReset | None = None
         self._stream: StreamingDataset | None = None
@@ -130,10 +145,9 @@ class Trainer:
         self._store.lock(self.flag.is_set)
         if config.fresh:
             self._store.set_aside()
-        unit = self._store.newest()
+        self._unit = unit = self._store.newest()
         if unit is not None:
             self._store.check(unit, config.topic, unit.dictionaries, model_shape(config))
-        self._unit = unit
         if config.publish_path:
             self._publishing = Publishing(config)
             self._closing.callback(self._publishing.close)
@@ -147,11 +161,12 @@ class Trainer:
         """
         config, unit = self._config, self._unit
         self._source = self._closing.enter_context(self.link.open_source())
-        position = self._starting_position(self._source)
+        position = starting_position(self._source, unit, config)
         self._session = self.link.begin_session(self._source, position)
-        origin = self._initial_unit() if unit is None else unit
+        watch = GroupWatch(self.link.open_source, self._session, self.flag.set)
+        self._watch = self._closing.enter_context(watch)
+        self._origin = origin = initial_unit(config, self._store) if unit is None else unit
         begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)
-        self._origin = origin
         self._growth = growth_of(config, origin)
         self.progress = TrainingProgress(unit.step if unit else 0, position)
         return StreamStart(
@@ -195,7 +210,7 @@ class Trainer:
             progress=self.progress,
             metrics=restored_metrics(self._unit, config.metrics_window_rows),
             timer=self.timer,
-            lag=LagProbe(self._source.try_ends),
+            lag=LagProbe(self._source.try_ends, self._session.covering),
             report_steps=config.report_steps,
             output=JsonLines(config.metrics_path),
             session=self._session.number,
@@ -236,15 +251,15 @@ class Trainer:
         unit = store.save(
             self._network,
             progress.step,
-            progress.position,
+            self._session.covering(progress.position),
             config.topic,
             progress.dictionaries,
             model_shape(config),
-            self._metrics.state(),
+            {**self._metrics.state(), TOPIC_ID: self._source.topic_id},
             self._growth.dump() if self._growth is not None else b"",
         )
         logger.info("checkpoint %s at position %s", unit.path, unit.position)
-        self._numbers.on_saved(unit.position.offsets)
+        self._numbers.on_saved(unit.position.reached)
         self._session.commit(unit.position)
 
     @contextlib.contextmanager
@@ -273,6 +288,11 @@ class Trainer:
             if self.progress.steps_done:
                 self._report(stream, time.monotonic() - began)
 
+    @property
+    def failure(self) -> OtherTopic | None:
+        """What has ended training after a last checkpoint; None where that was asked for."""
+        return self._watch.failure if self._watch is not None else None
+
     def close(self) -> None:
         """Leaves the broker, the channel and the engine."""
         self.flag.set("closing")
@@ -284,30 +304,6 @@ class Trainer:
         finalize()
 
     # --- parts of the above
-
-    def _starting_position(self, source: RowSource) -> Position:
-        """The checkpoint's position, or without one that which the consumer has committed."""
-        unit, committed = self._unit, source.committed()
-        if unit is not None:
-            position = unit.position
-            logger.info("resuming at step %d, position %s, from %s", unit.step, position, unit.path)
-            _warn_of_commit_ahead(committed, position)
-        elif committed is not None:
-            position = committed.position
-            logger.info("starting afresh at position %s", position)
-        else:
-            raise TrainError("the consumer has not committed where the stream starts")
-        return position
-
-    def _initial_unit(self) -> Unit | None:
-        """The checkpoint with which a model starts instead of random weights."""
-        config = self._config
-        if not config.init_ckpt:
-            return None
-        unit = read_unit(Path(config.init_ckpt))
-        self._store.check(unit, unit.topic, unit.dictionaries, model_shape(config))
-        logger.info("starting with the weights of %s", unit.path)
-        return unit
 
     def _follow(self, change: Change) -> None:
         """Lets the trained vocabulary follow a step, and resets the rows of ids it took back."""
@@ -353,18 +349,3 @@ def log_trained(progress: TrainingProgress, stream: StreamingDataset, seconds: f
         stream.skipped_rows,
         stream.stale_rows,
     )
-
-
-def _warn_of_commit_ahead(commit: Commit | None, position: Position) -> None:
-    """Says that somebody has committed what no checkpoint holds; the checkpoint is what counts."""
-    offsets = commit.position.offsets if commit else {}
-    for number, offset in position.offsets.items():
-        ahead = offsets.get(number, offset) - offset
-        if ahead > 0:
-            logger.warning(
-                "partition %d: the commit at offset %d is %d rows ahead of the checkpoint, "
-                "going back to the checkpoint",
-                number,
-                offset + ahead,
-                ahead,
-            )

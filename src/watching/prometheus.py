@@ -78,13 +78,19 @@ def _stop(server: Any, thread: threading.Thread) -> None:
 
 
 class _LateGauge:
-    """A gauge without labels that is absent until it is set: 0 would be a wrong value."""
+    """A gauge without labels that is absent while it is not known: 0 would be a wrong value."""
 
     def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
+        self._registry = registry
         self._make = partial(Gauge, name, text, registry=registry)
         self._gauge: Gauge | None = None
 
-    def set(self, value: float) -> None:
+    def set(self, value: float | None) -> None:
+        if value is None:
+            if self._gauge is not None:
+                self._registry.unregister(self._gauge)
+            self._gauge = None
+            return
         if self._gauge is None:
             self._gauge = self._make()
         self._gauge.set(value)
@@ -217,6 +223,6 @@ class ConsumerNumbers:
             self._seen[name] = count
         for partition, lag in self._lag().items():
             self._lag_rows.labels(str(partition)).set(lag.rows)
-            self._lag_seconds.labels(str(partition)).set(lag.seconds)
+            _set(self._lag_seconds, str(partition), lag.seconds)
         for shard, windows in enumerate(self._depth() or []):
             self._queued.labels(str(shard)).set(windows)

@@ -34,7 +34,7 @@ class Report:
         oov_rate_by_column: The same for each of C1..C26.
         lag_rows: Rows of the topic not yet trained on; None where that is not known.
         lag_rows_by_partition: The same by partition.
-        lag_seconds: Age of the newest row trained on.
+        lag_seconds: Age of the newest row trained on; None where its producer gave no time.
     """
 
     time: float
@@ -53,7 +53,7 @@ class Report:
     oov_rate_by_column: list[float]
     lag_rows: int | None
     lag_rows_by_partition: Mapping[int, int] | None
-    lag_seconds: float
+    lag_seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON line; ``rows`` is that of the whole life."""
@@ -70,13 +70,13 @@ class Report:
     def line(self) -> str:
         """The log line; AUC, log loss and calibration are those of the newest rows."""
         speed = _shown(self.rows_per_second, "{:.0f} rows/s")
-        lag = _shown(self.lag_rows, "{} rows")
+        lag, age = _shown(self.lag_rows, "{} rows"), _shown(self.lag_seconds, "{:.1f} s")
         return (
             f"step {self.step}: {self.life.rows} rows ({speed}), "
             f"AUC {_shown(self.window.auc, '{:.4f}')}, "
             f"log loss {_shown(self.window.log_loss, '{:.4f}')}, "
             f"calibration {_shown(self.window.calibration, '{:.3f}')}, "
-            f"OOV {100 * self.oov_rate:.1f} %, lag {lag} and {self.lag_seconds:.1f} s"
+            f"OOV {100 * self.oov_rate:.1f} %, lag {lag} and {age}"
         )
 
 

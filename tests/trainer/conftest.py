@@ -15,7 +15,7 @@ from tests.trainer.memory_topic import MemoryReceiver, MemorySource, MemoryTopic
 def topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MemoryTopic]:
     made = MemoryTopic()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(consumer_link, "RowSource", lambda *_: MemorySource(made))
+    monkeypatch.setattr(consumer_link, "TopicGroup", lambda *_: MemorySource(made))
     monkeypatch.setattr(consumer_link, "attach", lambda *_: MemoryReceiver(made))
     monkeypatch.setattr(trainer_module, "finalize", lambda: None)
     set_up_mindspore("CPU")

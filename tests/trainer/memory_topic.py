@@ -58,7 +58,9 @@ class MemoryTopic:
 
 
 class MemorySource:
-    """What the trainer uses of a RowSource."""
+    """What the trainer uses of a TopicGroup."""
+
+    topic_id = "one"
 
     def __init__(self, topic: MemoryTopic) -> None:
         self._topic = topic
@@ -69,8 +71,20 @@ class MemorySource:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def committed(self) -> Commit:
+    def last_commit(self) -> Commit:
         return self._topic.commit
+
+    def is_of_other_topic(self, topic_id: str) -> bool:
+        return topic_id not in ("", self.topic_id)
+
+    def check_topic(self) -> bool:
+        return True
+
+    def refuse_members(self) -> None:
+        pass
+
+    def try_read_empty(self) -> dict[int, tuple[int, int]]:
+        return {}
 
     def commit(self, commit: Commit) -> None:
         self._topic.commit = commit

@@ -42,7 +42,10 @@ class SavingRank:
         trainer._network = cast(Any, OneWeight(value))
         trainer._ledger = cast(Any, SimpleNamespace(sync=lambda: None))
         trainer._metrics = cast(Any, SimpleNamespace(state=dict))
-        trainer._session = cast(Any, SimpleNamespace(commit=self.committed.append))
+        trainer._session = cast(
+            Any, SimpleNamespace(commit=self.committed.append, covering=lambda position: position)
+        )
+        trainer._source = cast(Any, SimpleNamespace(topic_id=""))
         config = CheckpointConfig(save_checkpoint_steps=2, keep_checkpoint_max=9)
         self.callback = StreamCheckpoint("w", str(folder), config, self.progress, trainer.save)
 

@@ -289,7 +289,7 @@ def test_a_broker_that_does_not_answer_is_left_alone_for_a_while() -> None:
         asked[0] += 1
         return answers.popleft()
 
-    probe = LagProbe(ends, lambda: now[0])
+    probe = LagProbe(ends, clock=lambda: now[0])
     position = Position({0: 7, 1: 4})
     assert probe.rows_ahead(position) is None
     now[0] = ASK_AGAIN_SECONDS - 1

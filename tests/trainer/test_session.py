@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import cast
 
 from src.stream.position import Commit, Position
-from src.stream.row_source import RowSource
+from src.stream.topic_group import TopicGroup
 from src.trainer.session import TrainerSession
 
 
@@ -36,7 +36,7 @@ class RecordedCommits:
 
 
 def session_of(group: RecordedCommits, position: Position) -> TrainerSession:
-    source = cast(RowSource, group)
+    source = cast(TopicGroup, group)
     return TrainerSession(source, lambda: source, position)
 
 
