@@ -8,6 +8,7 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 
 from examples.services.kafka_service import KafkaService
+from src.cluster.access import Needs
 from src.cluster.broker import SourceError
 from src.stream.partition_reader import open_reader, records_between
 from src.stream.position import Position
@@ -143,7 +144,7 @@ def test_headers_and_missing_values_and_times_of_other_producers(
         assert source.lag()[0].seconds is None
         source.drop(0, 1)
         assert source.lag()[0].seconds is not None
-    reader = open_reader(kafka_service.bootstrap_servers)
+    reader = open_reader(kafka_service.bootstrap_servers, Needs(reads=(name,)))
     records = list(records_between(reader, TopicPartition(name, 0), 0, 3))
     reader.close()
     assert records[0].headers == [("\ufffd\ufffd\ufffde", b"value"), ("null", None), ("", b"")]
