@@ -9,12 +9,13 @@ before the stream begins. One pass over them trains the weights and fills the gr
 Neither a broker nor an engine is needed.
 
 Any other flag goes to online_train.py, whose --help explains it. Those of the model, the
-vocabulary, the seed, --ckpt_path and --ckpt_prefix have an effect here.
+vocabulary, the seed, --ckpt_path, --ckpt_prefix and --fresh have an effect here.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -117,7 +118,7 @@ def warm_start(
         The checkpoint; its position is empty, as no topic was read.
 
     Raises:
-        WarmStartError: The rows do not fill one batch.
+        WarmStartError: The rows do not fill one batch, or the folder holds checkpoints already.
         CheckpointError, DictionaryError, RowFileError, VocabularyError, OSError: A file can't
             be used or written.
     """
@@ -127,27 +128,38 @@ def warm_start(
     from src.model.networks import GetWideDeepNet
     from src.trainer.trainer import growth_of
 
-    features = FeatureBuilder(dictionaries, config.dense_transform, config.vocab_size)
-    network, _ = GetWideDeepNet(config)
-    network.set_train()
-    growth = growth_of(config, None)
-    steps = 0
-    for epoch in range(epochs):
-        steps += _train(config, network, features, growth, data, rows, epoch)
-    if not steps:
-        raise WarmStartError(f"{data} has no {config.batch_size} good rows for a batch")
     store = CheckpointStore(
         Path(config.ckpt_path), config.ckpt_prefix, keep_max=config.keep_checkpoint_max
     )
-    return store.save(
-        network,
-        steps,
-        Position({}),
-        "",
-        features.fingerprint,
-        model_shape(config),
-        vocabulary=growth.dump() if growth is not None else b"",
-    )
+    store.lock()  # a trainer may be using it, and its checkpoints are of later steps
+    with contextlib.ExitStack() as closing:
+        closing.callback(store.unlock)
+        if config.fresh:
+            store.set_aside()
+        found = store.newest()
+        if found is not None:
+            raise WarmStartError(
+                f"{config.ckpt_path} holds checkpoints already, such as {found.path.name}: "
+                "--ckpt_path names another folder, --fresh sets them aside"
+            )
+        features = FeatureBuilder(dictionaries, config.dense_transform, config.vocab_size)
+        network, _ = GetWideDeepNet(config)
+        network.set_train()
+        growth = growth_of(config, None)
+        steps = 0
+        for epoch in range(epochs):
+            steps += _train(config, network, features, growth, data, rows, epoch)
+        if not steps:
+            raise WarmStartError(f"{data} has no {config.batch_size} good rows for a batch")
+        return store.save(
+            network,
+            steps,
+            Position({}),
+            "",
+            features.fingerprint,
+            model_shape(config),
+            vocabulary=growth.dump() if growth is not None else b"",
+        )
 
 
 def _train(

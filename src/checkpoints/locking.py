@@ -194,8 +194,13 @@ class FolderLock:
 
     def _make_owner_file(self) -> bool:
         """Makes the owner file in one piece; returns False where there is one."""
-        aside = self._write_aside()
+        aside = self._directory / f"{OWNER}.{self._self.token}"
+        content = json.dumps(asdict(self._self)).encode()
         try:
+            with open(aside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             os.link(aside, self._path)
         except FileExistsError:
             # The answer to a request that was repeated on the way: the first one did succeed.
@@ -203,9 +208,9 @@ class FolderLock:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            return self._create(aside.read_bytes())
+            return self._create(content)
         finally:
-            aside.unlink()
+            aside.unlink(missing_ok=True)
         return True
 
     def _create(self, content: bytes) -> bool:
@@ -216,14 +221,6 @@ class FolderLock:
         except FileExistsError:
             return False
         return True
-
-    def _write_aside(self) -> Path:
-        aside = self._directory / f"{OWNER}.{self._self.token}"
-        with open(aside, "wb") as file:
-            file.write(json.dumps(asdict(self._self)).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        return aside
 
     def _read(self) -> Owner | None:
         """The owner that the file names; None where there is no file, or one that says nothing."""

@@ -16,6 +16,7 @@ from examples.evaluation import evaluation
 from examples.evaluation.scorer import load_scorer
 from examples.sample.rows import write_sample
 from src.checkpoints.parts import read_vocabulary
+from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import Unit, read_unit
 from src.dictionaries.dictionaries import load_dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
@@ -79,6 +80,33 @@ def test_every_whole_batch_is_trained_on_and_no_position_is_claimed(grown: Unit)
 
 def test_epochs_and_rows_say_how_much_is_trained(files: Files) -> None:
     assert files.warm_start("twice", "--epochs=2", "--rows=150").step == 2 * 3
+
+
+def test_checkpoints_that_are_there_are_not_removed(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a trainer are of later steps, and a store removes such ones."""
+    unit = files.warm_start("there", "--rows=50")
+    flags = [f"--data={files.data}", *files.dictionaries(), *MODEL, "--rows=50"]
+    flags += [f"--vocab_size={files.vocab_size}", f"--ckpt_path={unit.path.parent}"]
+    assert warm_start.main(flags) == 1
+    assert f"{unit.path.parent} holds checkpoints already, such as {unit.path.name}" in caplog.text
+    assert read_unit(unit.path) == unit
+    assert warm_start.main([*flags, "--fresh"]) == 0
+    (aside,) = unit.path.parent.glob("before-*")
+    assert read_unit(aside / unit.path.name).step == unit.step
+
+
+def test_a_folder_that_a_trainer_uses_is_refused_before_training(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = CheckpointStore(tmp_path, "w", 5)
+    store.lock()
+    flags = [f"--data={tmp_path / 'none'}", *files.dictionaries(), *MODEL]
+    flags += [f"--vocab_size={files.vocab_size}", f"--ckpt_path={tmp_path}"]
+    assert warm_start.main(flags) == 1
+    assert f"another trainer is using {tmp_path}" in caplog.text
+    store.unlock()
 
 
 def test_the_vocabulary_holds_the_files_values_that_the_dictionaries_lack(

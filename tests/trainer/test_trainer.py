@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,18 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from online_train import train
+from src.checkpoints.locking import OWNER, Owner
+from src.checkpoints.parts import load
+from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import CheckpointError, newest_unit
+from src.config import load_config
 from src.process.arrays import Array
+from src.process.stop import StopFlag
 from src.stream.position import Commit, Position
 from src.trainer.callbacks import LedgerCallBack
 from src.trainer.reporting import restored_metrics
+from src.trainer.service import run_to_the_end
 from src.trainer.trainer import Trainer
 from src.watching.metrics import ProgressiveMetrics
 from tests.trainer.memory_topic import BATCH, ROWS, MemorySource, MemoryTopic, run
@@ -123,3 +131,64 @@ def test_a_checkpoint_of_other_crosses_is_refused_by_name(topic: MemoryTopic) ->
     run(2, "--cross_bits=12")
     with pytest.raises(CheckpointError, match="another cross_bits: 12 in the checkpoint, 13 here"):
         run(2, "--cross_bits=13")
+
+
+def test_a_checkpoint_in_parts_resumes_and_starts_another_model_bit_by_bit(
+    topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(20, "--ckpt_path=whole")
+    monkeypatch.setattr("src.checkpoints.store.PART_BYTES", 300)
+    for steps in (7, 13):
+        topic.commit = Commit(Position({0: 0}), 0)
+        run(steps, "--ckpt_path=parts")
+    expected = newest_unit(Path("whole"), "widedeep_train")
+    unit = newest_unit(Path("parts"), "widedeep_train")
+    assert expected is not None and unit is not None and "embedding_table" in unit.cut
+    topic.commit = Commit(Position({0: 0}), 0)
+    run(1, "--ckpt_path=other", f"--init_ckpt={unit.files[2]}", "--loss_file_name=parts.log")
+    topic.commit = Commit(Position({0: 0}), 0)
+    run(1, "--ckpt_path=more", f"--init_ckpt={expected.path}", "--loss_file_name=whole.log")
+    assert Path("parts.log").read_text() == Path("whole.log").read_text()
+    whole, parts = load(expected), load(unit)
+    assert whole.keys() == parts.keys()
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, parts[name], err_msg=name)
+
+
+def test_a_stop_while_the_folders_owner_is_watched_is_a_clean_end(topic: MemoryTopic) -> None:
+    folder = Path("ckpt")
+    folder.mkdir()
+    elsewhere = replace(Owner.ourselves(), boot="another")
+    (folder / OWNER).write_text(json.dumps(asdict(elsewhere)))
+    flag, config = StopFlag(), load_config([])
+    flag.set("SIGTERM")
+    assert run_to_the_end(config, train, lambda: Trainer(config, flag)) == 0
+    assert (folder / OWNER).exists()
+
+
+def test_two_trainers_on_one_folder(topic: MemoryTopic, caplog: pytest.LogCaptureFixture) -> None:
+    first, config = CheckpointStore(Path("ckpt"), "widedeep_train", 5), load_config([])
+    first.lock()
+    assert run_to_the_end(config, train, lambda: Trainer(config, StopFlag())) == 1
+    assert "another trainer is using ckpt (process" in caplog.text
+    first.unlock()
+
+
+def test_a_trainer_that_has_lost_its_folder_stops_and_changes_nothing(
+    topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = LedgerCallBack.sync
+
+    def lose(ledger: LedgerCallBack) -> None:
+        sync(ledger)
+        elsewhere = replace(Owner.ourselves(), boot="another")
+        Path("ckpt", OWNER).write_text(json.dumps(asdict(elsewhere)))
+
+    run(2)
+    before = topic.commit
+    monkeypatch.setattr(LedgerCallBack, "sync", lose)
+    with pytest.raises(CheckpointError, match="has taken over ckpt"):
+        run(2)
+    unit = newest_unit(Path("ckpt"), "widedeep_train")
+    assert unit is not None and unit.step == 2
+    assert topic.commit.position == before.position
