@@ -186,7 +186,8 @@ class CheckpointStore:
                     f"{_kind(parameter)} in the network"
                 )
         for name, parameter in wanted.items():
-            parameter.set_data(ms.Tensor(saved.pop(name)))  # a large one is not held twice
+            # The array becomes the parameter: a copy would be the third of a large table.
+            parameter.set_data(ms.Tensor.from_numpy(saved.pop(name)))
 
     def check(self, unit: Unit, topic: str, dictionaries: int, model: Mapping[str, Any]) -> None:
         """Refuses a unit of another topic, dictionary or model shape.
