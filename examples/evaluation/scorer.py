@@ -18,9 +18,9 @@ from src.dictionaries.dictionaries import Dictionaries
 from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.features.feature_builder import FeatureBuilder
 from src.model.crosses import CrossLearner, PredictWithCrosses
-from src.model.model_config import ModelConfig
-from src.model.networks import PredictNet
-from src.model.wide_and_deep import PredictWithSigmoid, WideDeepModel
+from src.model.model_config import ModelConfig, config_to_predict
+from src.model.networks import PredictNet, predict_net
+from src.model.wide_and_deep import WideDeepModel
 from src.process.arrays import Array
 from src.rows.criteo import FIELD_SIZE, ParsedRows
 from src.rows.row_file import BLOCK_ROWS
@@ -88,11 +88,7 @@ def load_scorer(ckpt: Path, prefix: str, dictionaries: Dictionaries) -> Scorer:
             f"these have {features.fingerprint:016x}"
         )
     config = model.config
-    network: PredictNet = (
-        PredictWithCrosses(model, CrossLearner(config))
-        if config.cross_bits
-        else PredictWithSigmoid(model)
-    )
+    network = predict_net(model, CrossLearner(config) if config.cross_bits else None)
     network.set_train(False)
     for parameter in network.get_parameters():
         parameter.set_data(ms.Tensor(saved[parameter.name]))
@@ -132,26 +128,13 @@ def _config_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -
         cross_weights = saved["cross_weight"].shape[0] if "cross_weight" in saved else 0
     except KeyError as error:
         raise EvaluationError(f"{path} is no Wide&Deep checkpoint: it lacks {error}") from None
-    return ModelConfig(
+    return config_to_predict(
         batch_size=BLOCK_ROWS,
         field_size=FIELD_SIZE,
         vocab_size=vocab_size,
         emb_dim=emb_dim,
         deep_layer_dim=widths[:-1],
         deep_layer_act=str(model.get("deep_layer_act", "relu")),
-        emb_init="zeros",
-        weight_bias_init="zeros",
-        l2_coef=0.0,
-        keep_prob=1.0,
-        dropout_flag=False,
-        use_mixed_precision=False,
-        sparse=False,
-        wide_init="zeros",
-        wide_learning_rate=1.0,
-        wide_initial_accumulator=1.0,
-        deep_learning_rate=1.0,
-        table_optimizer="adam",
-        table_learning_rate=1.0,
         deep_pairs=inputs > FIELD_SIZE * emb_dim,
         cross_bits=cross_weights.bit_length() - 1 if cross_weights else 0,
         cross_fields=str(model.get("cross_fields", "")),

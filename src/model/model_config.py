@@ -140,6 +140,48 @@ def model_config_of(config: Config) -> ModelConfig:
     return ModelConfig(**{name: fields[name] for name in ModelConfig.__dataclass_fields__})
 
 
+def config_to_predict(
+    batch_size: int,
+    field_size: int,
+    vocab_size: int,
+    emb_dim: int,
+    deep_layer_dim: Sequence[int],
+    deep_layer_act: str,
+    deep_pairs: bool,
+    cross_bits: int,
+    cross_fields: str,
+) -> ModelConfig:
+    """Of a network that only predicts: how a model learns does not matter to it.
+
+    Raises:
+        ValueError: See ``ModelConfig``.
+    """
+    return ModelConfig(
+        batch_size=batch_size,
+        field_size=field_size,
+        vocab_size=vocab_size,
+        emb_dim=emb_dim,
+        deep_layer_dim=deep_layer_dim,
+        deep_layer_act=deep_layer_act,
+        emb_init="zeros",
+        weight_bias_init="zeros",
+        l2_coef=0.0,
+        keep_prob=1.0,
+        dropout_flag=False,
+        use_mixed_precision=False,
+        sparse=False,
+        wide_init="zeros",
+        wide_learning_rate=1.0,
+        wide_initial_accumulator=1.0,
+        deep_learning_rate=1.0,
+        table_optimizer="adam",
+        table_learning_rate=1.0,
+        deep_pairs=deep_pairs,
+        cross_bits=cross_bits,
+        cross_fields=cross_fields,
+    )
+
+
 def model_shape(config: Config) -> dict[str, object]:
     """What two runs must agree on to share a checkpoint."""
     shape: dict[str, object] = {

@@ -29,6 +29,11 @@ def make_train_step(
     return step if crosses is None else TrainStepWithCrosses(step, crosses)
 
 
+def predict_net(model: WideDeepModel, crosses: CrossLearner | None) -> PredictNet:
+    """The network that predicts with a model, and with a learner of crosses if there is one."""
+    return PredictWithSigmoid(model) if crosses is None else PredictWithCrosses(model, crosses)
+
+
 def GetWideDeepNet(  # noqa: N802 - the name of the example's page
     config: Config, make_step: MakeStep = make_train_step
 ) -> tuple[TrainNet, PredictNet]:
@@ -48,6 +53,4 @@ def GetWideDeepNet(  # noqa: N802 - the name of the example's page
     model = WideDeepModel(own)
     crosses = CrossLearner(own) if own.cross_bits else None
     train_net = make_step(NetWithLossClass(model, own), own, crosses)
-    if crosses is None:
-        return train_net, PredictWithSigmoid(model)
-    return train_net, PredictWithCrosses(model, crosses)
+    return train_net, predict_net(model, crosses)

@@ -153,6 +153,22 @@ class VersionFolder:
         found = [self._found(name) for name in names]
         return sorted(found, key=_age)
 
+    def chain_to(self, wanted: str) -> Chain:
+        """The chain that ends with a version.
+
+        Args:
+            wanted: The version's step, or the name of its folder.
+
+        Raises:
+            PublishingError: There is no such version, or one before it can't be read.
+        """
+        manifest = self._version_named(wanted)
+        names = [manifest.name]
+        while manifest.previous is not None and manifest.previous not in names:
+            manifest = read_manifest(self.directory / manifest.previous)
+            names.append(manifest.name)
+        return Chain(names[::-1])
+
     def roll_back(self, wanted: str) -> Manifest:
         """Serves a version whose files are whole, and no other until ``resume``.
 
@@ -166,7 +182,7 @@ class VersionFolder:
             PublishingError: There is no such version, or its chain is broken.
         """
         with self._locked():
-            chain = self._chain_to(self._version_named(wanted))
+            chain = self.chain_to(wanted)
             for manifest in read_chain(self.directory, chain):
                 read_contents(self.directory, manifest)
             current = read_current(self.directory)
@@ -247,14 +263,6 @@ class VersionFolder:
             names = ", ".join(manifest.name for manifest in matching)
             raise PublishingError(f"version {wanted} is there more than once: give one of {names}")
         return matching[0]
-
-    def _chain_to(self, manifest: Manifest) -> Chain:
-        """The chain that ends with a version."""
-        names = [manifest.name]
-        while manifest.previous is not None and manifest.previous not in names:
-            manifest = read_manifest(self.directory / manifest.previous)
-            names.append(manifest.name)
-        return Chain(names[::-1])
 
 
 def _age(found: FoundVersion) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from src.process.arrays import Array
-from src.publishing.chain import check_link
+from src.publishing.chain import Chain, check_link, read_chain
 from src.publishing.version_format import (
     FREE,
     Contents,
@@ -67,6 +67,22 @@ class Rebuilt:
         self.entries.update((i, (column, value)) for i, column, value in taken if column != FREE)
         if len(set(self.entries.values())) < len(self.entries):
             raise PublishingError("two ids of its vocabulary have the same value")
+
+
+def rebuild(directory: Path, names: Sequence[str]) -> Rebuilt:
+    """The version that a chain ends with.
+
+    Args:
+        directory: The folder of versions.
+        names: Of the chain's versions, the full one first.
+
+    Raises:
+        PublishingError: One of them is missing, damaged, or does not follow the one before it.
+    """
+    rebuilt = Rebuilt()
+    for manifest in read_chain(directory, Chain(names)):
+        rebuilt.apply(manifest, read_contents(directory, manifest))
+    return rebuilt
 
 
 def verify(directory: Path, manifests: list[Manifest]) -> Iterator[tuple[Manifest, str]]:
