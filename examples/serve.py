@@ -58,6 +58,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=64,
         help="most requests that are scored or wait; others get status 429 (%(default)s)",
     )
+    flag(
+        "--take_over",
+        action="store_true",
+        help="serve beside a server on the same port, for a restart without a gap: stop it then",
+    )
     arguments = parser.parse_args(argv)
     for name in ("max_body_bytes", "max_rows", "max_waiting"):
         if getattr(arguments, name) < 1:
@@ -90,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         max_body_bytes=arguments.max_body_bytes,
         max_rows=arguments.max_rows,
         max_waiting=arguments.max_waiting,
+        take_over=arguments.take_over,
     )
     try:
         serve(settings, flag)

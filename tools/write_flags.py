@@ -36,6 +36,7 @@ EXAMPLES = (
     "warm_start",
     "export_vocabulary",
     "local_services",
+    "serve",
     "serving_demo",
 )
 INTRODUCTION = f"""# Flags

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -15,7 +16,11 @@ from pathlib import Path
 import pytest
 
 from examples.serve import main
+from src.process.ports import free_port
+from src.process.stop import StopFlag
+from src.scoring.web.server import serve
 from tests.scoring.made import Publisher
+from tests.scoring.web.running import Client, settings_of, wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,6 +69,41 @@ def test_a_signal_ends_it_after_the_running_requests_with_exit_code_0(
     assert process.returncode == 0
     assert "Traceback" not in log
     assert "stopping" in log
+
+
+def test_another_server_takes_over_without_a_request_that_fails(tmp_path: Path) -> None:
+    Publisher(tmp_path).full()
+    port = free_port()
+    done, statuses = threading.Event(), []
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            statuses.append(client.ask("/v2/health/ready")[0])
+
+    flags = [StopFlag(), StopFlag()]
+    servers = [
+        threading.Thread(
+            target=serve, args=(settings_of(tmp_path, port=port, take_over=n > 0), flag)
+        )
+        for n, flag in enumerate(flags)
+    ]
+    client = Client(port)
+    servers[0].start()
+    wait_until_ready(client, has_version=True)
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    servers[1].start()
+    time.sleep(1)
+    flags[0].set("another has taken over")
+    servers[0].join(20)
+    time.sleep(0.5)
+    done.set()
+    asking.join(20)
+    assert client.ask("/v2/health/ready")[0] == 200
+    flags[1].set("the test has ended")
+    servers[1].join(20)
+    assert set(statuses) == {200}
+    assert len(statuses) > 20
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_1(

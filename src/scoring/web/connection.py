@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from src.scoring.web.settings import (
     HEADER_SECONDS,
+    LAST_REQUEST_SECONDS,
     MAX_CONNECTIONS,
     MAX_HEADER_BYTES,
     WRITE_SECONDS,
@@ -32,6 +33,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_headers = True
         self._header_bytes = 0
+        self._is_last = False
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -74,6 +76,8 @@ class BoundedConnection(HttpToolsProtocol):
             self._header_timer.cancel()
             self._header_timer = None
         super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The whole request is there; another may follow."""
@@ -97,6 +101,18 @@ class BoundedConnection(HttpToolsProtocol):
         """The connection was idle for too long; what is left of an answer is not waited for."""
         super().timeout_keep_alive_handler()
         self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def shutdown(self) -> None:
+        """Ends the connection soon: a request may be on its way that its client counts on."""
+        if self._is_answering():
+            super().shutdown()
+        else:
+            self._is_last = True
+            self.loop.call_later(LAST_REQUEST_SECONDS, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if not self._is_answering():
+            self.transport.close()
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -44,6 +44,32 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._flag.is_set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Closing a socket resets the connections that wait to be accepted. So they are accepted,
+        # and nothing comes between the last of them and the end of listening.
+        waiting = [connection for listener in sockets or [] for connection in _accepted(listener)]
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, asyncio.BaseEventLoop)
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._protocol, connection)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> BoundedConnection:
+        return BoundedConnection(self.config, self.server_state, self.lifespan.state)
+
+
+def _accepted(listener: socket.socket) -> Generator[socket.socket, None, None]:
+    """The connections that wait to be accepted."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # none waits, or it has gone again
+            return
+        connection.setblocking(False)
+        yield connection
+
 
 def serve(settings: ServeSettings, flag: StopFlag) -> None:
     """Serves until the flag is set; requests that run then are answered.
@@ -51,8 +77,10 @@ def serve(settings: ServeSettings, flag: StopFlag) -> None:
     Raises:
         ServeError: The port is taken, or the host is no address of this machine.
     """
-    with contextlib.closing(_listening(settings.host, settings.port)) as listener:
-        follower = Follower(settings.directory)
+    follower = Follower(settings.directory)
+    if settings.take_over:
+        follower.look()  # from its first connection on it must have a version to answer with
+    with contextlib.closing(_listening(settings)) as listener:
         app = ScoringApp(settings, follower, pages())
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # one line per client's fault
         config = uvicorn.Config(
@@ -87,25 +115,29 @@ def serve(settings: ServeSettings, flag: StopFlag) -> None:
             app.close()
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+def _listening(settings: ServeSettings) -> socket.socket:
+    """A socket that listens; with ``take_over`` beside another server's on the same port.
 
     Raises:
         ServeError: The port is taken, or the host is no address of this machine.
     """
+    host, port = settings.host, settings.port
+    listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ServeError(f"can't listen on {host}:{port}: {error}") from None
-    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if settings.take_over:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
+        # Set after binding, it lets another server in later, and is no leave to take a taken port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.listen(BACKLOG)
         listener.setblocking(False)
-    except (OSError, OverflowError) as error:
-        listener.close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
         raise ServeError(f"can't listen on {host}:{port}: {error}") from None
     return listener

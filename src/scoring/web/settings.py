@@ -17,6 +17,8 @@ KEEP_ALIVE_SECONDS = 75
 MAX_CONNECTIONS = 500
 SHUTDOWN_SECONDS = 10
 """How long requests that run may take after the server was told to stop."""
+LAST_REQUEST_SECONDS = 0.3
+"""How long an idle connection stays open then, for a request that is on its way."""
 HELD_BODIES = 16
 """All bodies that are being received may hold so many times the largest body."""
 THREADS = 2
@@ -36,6 +38,7 @@ class ServeSettings:
         max_body_bytes: The largest body, before and after decompression.
         max_rows: The most rows in a request.
         max_waiting: The most requests that are scored or wait for it.
+        take_over: Whether to listen beside a server on the same port, which is to end then.
     """
 
     directory: Path
@@ -46,3 +49,4 @@ class ServeSettings:
     max_body_bytes: int
     max_rows: int
     max_waiting: int
+    take_over: bool = False
