@@ -21,7 +21,7 @@ demo: setup ## the whole flow on sample rows: Kafka, consumer, training, loss li
 	@python examples/quickstart.py
 
 demo-serve: setup ## rows in, a served model out: a page that shows it, and how fresh it is
-	@python examples/serving_demo.py
+	@python -m examples.live
 
 demo-ranks: setup ## the whole flow on two ranks, by each of the two launchers
 	@python examples/quickstart.py --ranks=2 --launcher=network --steps=50

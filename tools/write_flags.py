@@ -37,7 +37,6 @@ EXAMPLES = (
     "export_vocabulary",
     "local_services",
     "serve",
-    "serving_demo",
 )
 INTRODUCTION = f"""# Flags
 

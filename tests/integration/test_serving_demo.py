@@ -36,7 +36,7 @@ def fetched(address: str) -> bytes:
 def test_the_demo_shows_a_page_and_ends_with_how_fresh_the_answers_were(
     engine: EngineService, tmp_path: Path
 ) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "serving_demo.py")]
+    command = [sys.executable, "-m", "examples.live"]
     flags = [
         f"--seconds={SECONDS}",
         f"--rows_per_second={ROWS_PER_SECOND}",
@@ -45,7 +45,9 @@ def test_the_demo_shows_a_page_and_ends_with_how_fresh_the_answers_were(
     ]
     log = tmp_path / "log"
     with log.open("wb") as stderr:
-        demo = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=stderr)
+        demo = subprocess.Popen(
+            [*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr
+        )
     try:
         assert wait_until(
             lambda: ADDRESS.search(log.read_text()) is not None or demo.poll() is not None,

@@ -1,7 +1,7 @@
 """Trains on a stream and serves the model meanwhile, with a page that shows it.
 
-    python examples/serving_demo.py
-    python examples/serving_demo.py --seconds 600 --port 8501
+    python -m examples.live
+    python -m examples.live --seconds 600 --port 8501
 
 It starts Apache Kafka and the yr engine, and makes rows and dictionaries. It runs consumer.py,
 online_train.py and examples/serve.py as processes, and sends rows at a steady rate. Now and then a
@@ -18,11 +18,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from urllib.parse import quote
-
-if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from examples.demo.plan import DemoError
 from examples.live.freshness import freshness_of
@@ -34,7 +30,7 @@ from src.process.logs import configure_logging
 from src.process.ports import free_port
 from src.process.stop import StopFlag, stop_on_signals
 
-logger = logging.getLogger("serving_demo")
+logger = logging.getLogger("live")
 
 SECONDS = 60
 ROWS_PER_SECOND = 500
@@ -47,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of the flags."""
     summary, _, details = (__doc__ or "").partition("\n")
     parser = FlagParser(
+        prog="python -m examples.live",
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
