@@ -8,7 +8,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from src.cluster.broker_list import ClusterConfigError
 from src.cluster.settings import client_settings
@@ -17,13 +16,21 @@ from src.process.flags import FlagParser, number_flag, optional_path_flag
 from src.process.logs import configure_logging
 from src.process.stop import StopFlag, stop_on_signals
 from src.rows.criteo import VALUE_FORMATS
+from src.rows.opened_file import (
+    STANDARD_INPUT,
+    OpenedFile,
+    ReadStopped,
+    RowFileError,
+    open_rows,
+    refuse_one_pipe_twice,
+)
 from src.stream.produce import (
     COMPRESSION_TYPES,
     ProduceError,
     ProduceOptions,
-    check_file,
     check_partitions,
-    send_file,
+    send_opened,
+    with_message_limit,
 )
 from src.stream.producer_processes import ProducerProcesses
 
@@ -37,13 +44,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--file1",
         type=optional_path_flag,
         default="./output1.tsv",
-        help="file for partition 0, or empty",
+        help="file for partition 0, plain, gzip or zstd; - is standard input; or empty",
     )
     parser.add_argument(
         "--file2",
         type=optional_path_flag,
         default="./output2.tsv",
-        help="file for partition 1, or empty",
+        help="file for partition 1, as --file1",
     )
     parser.add_argument(
         "--rate", type=number_flag, default=0.0, help="rows per second and file; 0 for no limit"
@@ -66,6 +73,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--rate must be a number from 0 on, not {arguments.rate}")
     if not (arguments.file1 or arguments.file2):
         parser.error("nothing to produce: --file1 and --file2 are empty")
+    if arguments.file1 == arguments.file2 == STANDARD_INPUT:
+        parser.error("--file1 and --file2 are both standard input, which can be read only once")
     if arguments.resume and arguments.value_format == "json":
         parser.error("--resume needs the row numbers that only --value_format=tsv sends as keys")
     return arguments
@@ -92,19 +101,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.compression_type,
     )
     file_of_partition = {0: arguments.file1, 1: arguments.file2}
-    files = {number: Path(name) for number, name in file_of_partition.items() if name}
+    files: dict[int, OpenedFile] = {}
     try:
-        for path in files.values():
-            check_file(path)
+        for partition, name in file_of_partition.items():
+            if name:
+                files[partition] = open_rows(name, stop.is_set)
+        refuse_one_pipe_twice(files.values())
         check_partitions(options, max(files) + 1)
-    except ProduceError as error:
+        options = with_message_limit(options)
+    except (ProduceError, RowFileError) as error:
         logger.error("%s", error)
         return 1
+    except ReadStopped:
+        logger.info("stopped by %s", stop.reason)
+        return 0
 
     began = time.monotonic()
-    processes = ProducerProcesses(send_file, options)
-    for partition, path in files.items():
-        processes.start(path, partition)
+    processes = ProducerProcesses(send_opened, options)
+    for partition, file in files.items():
+        processes.start(file, partition)
     processes.wait(stop)
     seconds = time.monotonic() - began
     logger.info(

@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
+from examples.bad_rows_flag import add_bad_rows_flag
 from examples.evaluation.errors import EvaluationError
 from src.checkpoints.unit import CheckpointError
 from src.config import load_config
@@ -27,7 +28,7 @@ from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.flags import FlagParser, path_flag, path_text_flag
 from src.process.logs import configure_logging
-from src.rows.row_file import RowFileError
+from src.rows.opened_file import RowFileError
 
 logger = logging.getLogger("evaluate")
 
@@ -51,7 +52,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         required=True,
         help="a .ckpt file, or a folder, whose newest valid one is used",
     )
-    flag("--data", type=path_flag, required=True, help="a Criteo file, label first, no header")
+    flag(
+        "--data",
+        type=path_text_flag,
+        required=True,
+        metavar="FILE",
+        help="a Criteo file, label first, no header; plain, gzip or zstd; - is standard input",
+    )
     flag(
         "--max_dict",
         type=path_text_flag,
@@ -70,14 +77,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="./cat2id_dict.pkl",
         help="ids of columns and categorical values",
     )
-    flag("--skip_rows", type=int, default=0, help="rows at the beginning to skip (0)")
-    flag("--rows", type=int, help="largest number of rows to score (all)")
+    flag("--skip_rows", type=int, default=0, help="lines at the beginning to skip (0)")
+    flag("--rows", type=int, help="largest number of lines to read (all)")
+    add_bad_rows_flag(parser)
     flag(
         "--ckpt_prefix",
         default=load_config([]).ckpt_prefix,
         help="prefix of the checkpoints' names in a folder (%(default)s)",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    for name in ("skip_rows", "rows"):
+        if (getattr(arguments, name) or 0) < 0:
+            parser.error(f"--{name} must not be negative, not {getattr(arguments, name)}")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         dictionaries = load_dictionaries(arguments.max_dict, arguments.min_dict, arguments.map_dict)
         scorer = load_scorer(arguments.ckpt, arguments.ckpt_prefix, dictionaries)
-        found = evaluate(scorer, arguments.data, arguments.skip_rows, arguments.rows)
+        found = evaluate(
+            scorer,
+            arguments.data,
+            arguments.skip_rows,
+            arguments.rows,
+            arguments.max_bad_fraction,
+        )
     except EXPECTED_ERRORS as error:
         logger.error("%s", error)
         return 1

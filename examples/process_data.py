@@ -2,7 +2,8 @@
 
     python examples/process_data.py --data day_0.tsv day_1.tsv --output_dir .
 
-It reads each file once, block by block, so a file may be larger than memory. Counts that do not
+It reads each file once, block by block, so a file may be larger than memory, or a pipe (- is
+standard input). A file may be compressed with gzip or zstd. Counts that do not
 fit memory go to an unnamed temporary file in the output folder. That file may become up to three
 times as large as the input files.
 
@@ -23,7 +24,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.dictionaries.criteo_file import DataError
+from examples.bad_rows_flag import add_bad_rows_flag
 from examples.dictionaries.processing import process
 from src.dictionaries.builder import DEFAULT_MIN_COUNT, DEFAULT_VOCAB_SIZE
 from src.dictionaries.dictionaries import MAP_DICT_NAME, MAX_DICT_NAME, MIN_DICT_NAME
@@ -31,6 +32,7 @@ from src.dictionaries.errors import DictionaryError
 from src.features.drift import PROFILE_NAME
 from src.process.flags import FlagParser, path_text_flag
 from src.rows.criteo import FIELD_SIZE
+from src.rows.opened_file import RowFileError
 
 logger = logging.getLogger("process_data")
 
@@ -50,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="Criteo files without a header",
+        help="Criteo files without a header, plain, gzip or zstd; - is standard input",
     )
     flag(
         "--output_dir",
@@ -76,7 +78,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="drop the least frequent values where there are too many, instead of failing",
     )
-    flag("--rows", type=int, metavar="N", help="read only the first N rows of all files together")
+    flag("--rows", type=int, metavar="N", help="read only the first N lines of all files together")
+    add_bad_rows_flag(parser)
     arguments = parser.parse_args(argv)
     if arguments.min_count < 0:
         parser.error(f"--min_count must not be negative, not {arguments.min_count}")
@@ -103,16 +106,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             keep_most_frequent=arguments.keep_most_frequent,
             rows=arguments.rows,
             show_progress=True,
+            max_bad_fraction=arguments.max_bad_fraction,
         )
-    except (DataError, DictionaryError, OSError) as error:
+    except (RowFileError, DictionaryError, OSError) as error:
         logger.error("%s", error)
         return 1
     seconds = time.monotonic() - started
     ids = made.dictionaries.vocab_size_needed
     logger.info(
-        "%d rows in %.1f s (%.0f rows/s): %d ids of at most %d, of which %d are values; "
+        "%d rows%s in %.1f s (%.0f rows/s): %d ids of at most %d, of which %d are values; "
         "fingerprint %016x; written to %s",
         made.rows,
+        f" and {made.bad_rows} bad rows" if made.bad_rows else "",
         seconds,
         made.rows / seconds,
         ids,

@@ -32,7 +32,6 @@ from examples.demo.next_steps import next_steps
 from examples.demo.plan import LAUNCHERS, DemoError, Plan
 from examples.demo.rows import DATA_HISTORY_ROWS, SAMPLE_HISTORY_ROWS, SAMPLE_STEPS, prepare
 from examples.demo.run import Demo, Interrupted
-from examples.dictionaries.criteo_file import DataError
 from examples.services.common import ROOT, ServiceError
 from src.cluster.settings import client_settings
 from src.cluster.topic import TopicError
@@ -41,12 +40,13 @@ from src.dictionaries.errors import DictionaryError
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 from src.process.stop import StopFlag, stop_on_signals
+from src.rows.opened_file import RowFileError
 
 logger = logging.getLogger("quickstart")
 
 WARM_START_EPOCHS = 1
 IDLE_SECONDS = 30.0  # ends a trainer whose steps are never reached because of bad rows
-FAILURES = (DemoError, ServiceError, TopicError, DataError, DictionaryError, OSError)
+FAILURES = (DemoError, ServiceError, TopicError, RowFileError, DictionaryError, OSError)
 
 
 def make_parser() -> argparse.ArgumentParser:

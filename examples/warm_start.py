@@ -18,7 +18,7 @@ import argparse
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,19 +27,22 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from tqdm import tqdm
 
+from examples.bad_rows_flag import add_bad_rows_flag
 from src.checkpoints.unit import CheckpointError, Unit
 from src.config import Config, ConfigError, load_config
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.dictionaries.growth import Growth
 from src.process.exit_handlers import keep_modules_until_exit
-from src.process.flags import FlagParser, path_flag, path_text_flag
+from src.process.files import PathLike
+from src.process.flags import FlagParser, path_text_flag
 from src.process.logs import configure_logging
-from src.rows.row_file import RowFileError
+from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION
+from src.rows.opened_file import RowFileError, can_be_read_again
 from src.stream.position import Position
 
 if TYPE_CHECKING:
-    from src.features.feature_builder import FeatureBuilder
+    from src.features.file_batches import FileBatch
     from src.model.networks import TrainNet
 
 logger = logging.getLogger("warm_start")
@@ -74,8 +77,15 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, C
         usage="warm_start.py --data FILE [flags] [flags of online_train.py]",
     )
     flag = parser.add_argument
-    flag("--data", type=path_flag, required=True, help="a Criteo file, label first, no header")
-    flag("--rows", type=int, help="largest number of rows to train on (all)")
+    flag(
+        "--data",
+        type=path_text_flag,
+        required=True,
+        metavar="FILE",
+        help="a Criteo file, label first, no header; plain, gzip or zstd; - is standard input",
+    )
+    flag("--rows", type=int, help="largest number of lines to read (all)")
+    add_bad_rows_flag(parser)
     flag("--epochs", type=int, default=1, help="passes over the rows (1)")
     flag(
         "--max_dict",
@@ -103,7 +113,12 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, C
 
 
 def warm_start(
-    config: Config, dictionaries: Dictionaries, data: Path, rows: int | None, epochs: int
+    config: Config,
+    dictionaries: Dictionaries,
+    data: PathLike,
+    rows: int | None,
+    epochs: int,
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
 ) -> Unit:
     """Trains a network and saves it.
 
@@ -113,21 +128,29 @@ def warm_start(
         data: The file.
         rows: Largest number of lines to read, None for all.
         epochs: Passes over the rows.
+        max_bad_fraction: See ``BadRowGuard``.
 
     Returns:
         The checkpoint; its position is empty, as no topic was read.
 
     Raises:
-        WarmStartError: The rows do not fill one batch, or the folder holds checkpoints already.
+        WarmStartError: The rows do not fill one batch, the folder holds checkpoints already, or a
+            pipe would be read more than once.
         CheckpointError, DictionaryError, RowFileError, VocabularyError, OSError: A file can't
             be used or written.
     """
     from src.checkpoints.store import CheckpointStore  # takes seconds: --help should not
     from src.features.feature_builder import FeatureBuilder
+    from src.features.file_batches import batches_of_file
     from src.model.model_config import model_shape
     from src.model.networks import GetWideDeepNet
     from src.trainer.trainer import growth_of
 
+    if epochs > 1 and not can_be_read_again(data):
+        raise WarmStartError(
+            f"--epochs={epochs} reads the rows more than once, and {data} can be read only once: "
+            "write them to a file first"
+        )
     store = CheckpointStore(
         Path(config.ckpt_path), config.ckpt_prefix, keep_max=config.keep_checkpoint_max
     )
@@ -148,7 +171,16 @@ def warm_start(
         growth = growth_of(config, None)
         steps = 0
         for epoch in range(epochs):
-            steps += _train(config, network, features, growth, data, rows, epoch)
+            batches = batches_of_file(
+                data,
+                features,
+                config.batch_size,
+                growth,
+                limit=rows,
+                with_keys=config.cross_bits > 0,
+                max_bad_fraction=max_bad_fraction,
+            )
+            steps += _train(network, batches, growth, f"epoch {epoch + 1}")
         if not steps:
             raise WarmStartError(f"{data} has no {config.batch_size} good rows for a batch")
         return store.save(
@@ -163,31 +195,22 @@ def warm_start(
 
 
 def _train(
-    config: Config,
-    network: TrainNet,
-    features: FeatureBuilder,
-    growth: Growth | None,
-    data: Path,
-    rows: int | None,
-    epoch: int,
+    network: TrainNet, batches: Iterable[FileBatch], growth: Growth | None, name: str
 ) -> int:
     """One pass over the rows; returns the steps."""
     import mindspore as ms
 
-    from src.features.file_batches import batches_of_file
     from src.model.row_reset import RowReset
 
     reset = RowReset(network.row_state())
     steps = 0
-    with tqdm(desc=f"epoch {epoch + 1}", unit=" rows", disable=None) as progress:
-        for batch in batches_of_file(
-            data, features, config.batch_size, growth, limit=rows, with_keys=config.cross_bits > 0
-        ):
+    with tqdm(desc=name, unit=" rows", disable=None) as progress:
+        for batch in batches:
             losses = network(*map(ms.Tensor, batch.inputs))
             if growth is not None and batch.change is not None:
                 growth.follow(batch.change, reset)
             steps += 1
-            progress.update(config.batch_size)
+            progress.update(len(batch.labels))
             if steps % 10 == 0:
                 progress.set_postfix(wide_loss=float(losses[0].asnumpy()))
     return steps
@@ -206,7 +229,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         dictionaries = load_dictionaries(
             arguments.max_dict, arguments.min_dict, arguments.map_dict, config.vocab_size
         )
-        unit = warm_start(config, dictionaries, arguments.data, arguments.rows, arguments.epochs)
+        unit = warm_start(
+            config,
+            dictionaries,
+            arguments.data,
+            arguments.rows,
+            arguments.epochs,
+            arguments.max_bad_fraction,
+        )
     except EXPECTED_ERRORS as error:
         logger.error("%s", error)
         return 1

@@ -54,6 +54,7 @@ class RowFunctions:
                 low, high = self._min[column], self._max[column]
                 missing = np.isnan(float(value)) or high == low
                 weight = 0.0 if missing else (float(value) - low) / (high - low)
+                weight = min(max(weight, 0.0), 1.0)  # not upstream's, so that the rows are equal
             found.append(weight)
         return np.array(found)
 

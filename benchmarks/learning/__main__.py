@@ -25,13 +25,12 @@ from benchmarks.learning.rows import SAMPLE_HISTORY_ROWS, LearningError, prepare
 from benchmarks.learning.scores import HEADER, PEERS, shortcomings
 from benchmarks.learning.ways import WAYS, learn
 from benchmarks.processes.child import run_in_child
-from examples.dictionaries.criteo_file import DataError
 from examples.sample.rows import best_scores
 from examples.services.common import ROOT
 from src.dictionaries.errors import DictionaryError
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
-from src.rows.row_file import RowFileError
+from src.rows.opened_file import RowFileError
 
 logger = logging.getLogger("learning")
 
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if result is None:
                 raise LearningError(f"{way} failed")
             results.append(result)
-    except (LearningError, DataError, DictionaryError, RowFileError, OSError) as error:
+    except (LearningError, DictionaryError, RowFileError, OSError) as error:
         logger.error("%s", error)
         return 1
     print(HEADER, *results, sep="\n")

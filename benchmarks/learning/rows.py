@@ -39,7 +39,7 @@ def prepare(arguments: argparse.Namespace) -> Rows:
 
     Raises:
         LearningError: There are too few rows.
-        DataError, DictionaryError, OSError: The file can't be used.
+        RowFileError, DictionaryError, OSError: The file can't be used.
     """
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     path, history = arguments.data, arguments.history_rows

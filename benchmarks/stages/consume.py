@@ -39,7 +39,7 @@ from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.process.memory import collected_rarely
 from src.process.stop import StopFlag
-from src.stream.bad_rows import BadRowGuard
+from src.rows.bad_rows import BadRowGuard
 from src.stream.position import Commit
 from src.stream.produce import ProduceOptions, send_file
 from src.stream.row_source import RowSource

@@ -109,14 +109,12 @@ class Demo:
         if not plan.warm_start_epochs:
             return []
         shutil.rmtree(folder, ignore_errors=True)
-        rows = self._stream.made.rows
-        logger.info("training on the %d rows of the history", rows)
+        logger.info("training on the %d rows of the history", self._stream.made.rows)
         paths: list[str] = []
         script = self._start(
             "examples/warm_start",
             *plan.trainer_flags,
             f"--data={self._stream.history}",
-            f"--rows={rows}",
             f"--epochs={plan.warm_start_epochs}",
             f"--ckpt_path={folder}",
             *self._dictionaries(),

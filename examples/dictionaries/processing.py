@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from examples.dictionaries.criteo_file import DataError, read_blocks
+from examples.dictionaries.criteo_file import read_blocks
 from src.dictionaries.builder import DEFAULT_MIN_COUNT, DEFAULT_VOCAB_SIZE, DictionaryBuilder
 from src.dictionaries.dictionaries import (
     MAP_DICT_NAME,
@@ -21,6 +21,13 @@ from src.dictionaries.dictionaries import (
 )
 from src.features.drift import PROFILE_NAME, profile_of
 from src.process.files import PathLike
+from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION, BadRowGuard
+from src.rows.opened_file import OpenedFile, RowFileError, open_rows, refuse_one_pipe_twice
+
+logger = logging.getLogger("process_data")
+
+ABSURD_BOUND = 2.0**53
+"""From here on a float64 does not hold every integer; no count comes near it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,8 @@ class Processed:
     """What ``process`` made.
 
     Attributes:
-        rows: Rows read.
+        rows: Rows counted.
+        bad_rows: Lines that are no rows.
         dictionaries: The dictionaries, as the consumer will load them.
         max_dict: File of the largest value of each dense column.
         min_dict: File of the smallest value of each dense column.
@@ -37,6 +45,7 @@ class Processed:
     """
 
     rows: int
+    bad_rows: int
     dictionaries: Dictionaries
     max_dict: Path
     min_dict: Path
@@ -52,46 +61,89 @@ def process(
     keep_most_frequent: bool = False,
     rows: int | None = None,
     show_progress: bool = False,
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
 ) -> Processed:
     """Makes the three dictionaries from Criteo files and writes them and a profile into a folder.
 
     Args:
-        paths: Criteo files without a header, read in this order.
+        paths: Criteo files without a header, read in this order; see ``OpenedFile``.
         output_dir: Folder of the files; made if it is not there.
         min_count: A value that occurs more often than this gets an id.
         vocab_size: Largest number of ids.
         keep_most_frequent: Drop the least frequent values if there are too many.
-        rows: Read only the first rows of all files together.
+        rows: Read only the first lines of all files together.
         show_progress: Show a progress bar on a terminal.
+        max_bad_fraction: See ``BadRowGuard``.
 
     Raises:
-        DataError: A line is no row, or there is no row at all.
+        RowFileError: A file can't be read, too many lines are no rows, or there is no row at all.
         DictionaryError: The ids do not fit into ``vocab_size``.
-        OSError: A file cannot be read or written.
+        OSError: A file cannot be written.
     """
     folder = Path(output_dir)
-    with contextlib.closing(DictionaryBuilder(folder)) as builder:
-        _count(builder, paths, rows, show_progress)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open_rows(path)) for path in paths]
+        refuse_one_pipe_twice(files)
+        builder = stack.enter_context(contextlib.closing(DictionaryBuilder(folder)))
+        lines = _count(builder, files, BadRowGuard(max_bad_fraction), rows, show_progress)
         dictionaries = builder.finish(min_count, vocab_size, keep_most_frequent)
+    _warn_of_absurd_bounds(dictionaries)
     folder.mkdir(parents=True, exist_ok=True)
     names = (MAX_DICT_NAME, MIN_DICT_NAME, MAP_DICT_NAME, PROFILE_NAME)
-    *files, profile = (folder / name for name in names)
-    save_dictionaries(dictionaries, *files)
+    *made, profile = (folder / name for name in names)
+    save_dictionaries(dictionaries, *made)
     profile_of(builder.rows, builder.clicks, builder.known_cells).save(profile)
-    return Processed(builder.rows, dictionaries, files[0], files[1], files[2], profile)
+    bad_rows = lines - builder.rows
+    return Processed(builder.rows, bad_rows, dictionaries, made[0], made[1], made[2], profile)
+
+
+def _warn_of_absurd_bounds(dictionaries: Dictionaries) -> None:
+    for name, bounds in (
+        ("smallest", dictionaries.min_by_column),
+        ("largest", dictionaries.max_by_column),
+    ):
+        for column, bound in bounds.items():
+            if abs(bound) >= ABSURD_BOUND:
+                logger.warning(
+                    "%s: its %s value is %.0f, so the weights of all other values are almost "
+                    "equal; correct that row or remove it",
+                    column,
+                    name,
+                    bound,
+                )
 
 
 def _count(
-    builder: DictionaryBuilder, paths: Sequence[PathLike], rows: int | None, show_progress: bool
-) -> None:
-    total = sum(os.path.getsize(path) for path in paths) if rows is None else rows
-    unit = "B" if rows is None else "row"
+    builder: DictionaryBuilder,
+    files: Sequence[OpenedFile],
+    guard: BadRowGuard,
+    limit: int | None,
+    show_progress: bool,
+) -> int:
+    """Counts the rows; returns how many lines were read."""
+    lines = 0
+    total = limit if limit is not None else _total_size(files)
+    unit = "B" if limit is None else "row"
     disable = None if show_progress else True  # None: only where a terminal shows it
     with tqdm(total=total, unit=unit, unit_scale=True, disable=disable, desc="reading") as bar:
-        for path in paths:
-            left = None if rows is None else rows - builder.rows
-            for block, size in read_blocks(path, left):
+        for file in files:
+            left = None if limit is None else limit - lines
+            before = 0
+            for block, read in read_blocks(file, guard, left):
                 builder.add(block)
-                bar.update(size if rows is None else block.num_rows)
+                lines += read
+                bar.update(read if limit is not None else file.bytes_read - before)
+                before = file.bytes_read
     if builder.rows == 0:
-        raise DataError(f"no rows in {', '.join(map(str, paths))}")
+        raise RowFileError(f"no rows in {', '.join(file.name for file in files)}")
+    return lines
+
+
+def _total_size(files: Sequence[OpenedFile]) -> int | None:
+    """Bytes of all files; None if one is a pipe."""
+    total = 0
+    for file in files:
+        if file.size is None:
+            return None
+        total += file.size
+    return total

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from tqdm import tqdm
 
+from examples.evaluation.errors import EvaluationError
 from examples.evaluation.scorer import Scorer
 from src.dictionaries.oov import count_oov
 from src.model.networks import PredictNet
 from src.process.arrays import Array
+from src.process.files import PathLike
+from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION
 from src.rows.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE
 from src.rows.row_file import BLOCK_ROWS, parsed_blocks
 from src.watching.metrics import ProgressiveMetrics, Scores
@@ -40,7 +42,13 @@ class Evaluation:
         return self.metrics.life().scores()
 
 
-def evaluate(scorer: Scorer, data: Path, skip: int, limit: int | None) -> Evaluation:
+def evaluate(
+    scorer: Scorer,
+    data: PathLike,
+    skip: int,
+    limit: int | None,
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
+) -> Evaluation:
     """Scores the rows of a file.
 
     Args:
@@ -48,14 +56,15 @@ def evaluate(scorer: Scorer, data: Path, skip: int, limit: int | None) -> Evalua
         data: The file.
         skip: Lines to skip at the beginning.
         limit: Largest number of lines to read, None for all.
+        max_bad_fraction: See ``BadRowGuard``.
 
     Raises:
-        RowFileError: The file has a header.
-        OSError: It can't be read.
+        RowFileError: As for ``parsed_blocks``.
+        EvaluationError: There is no row.
     """
     found = Evaluation()
     with tqdm(desc="scored", unit=" rows", disable=None) as progress:
-        for lines, parsed in parsed_blocks(data, skip, limit):
+        for lines, parsed in parsed_blocks(data, skip, limit, max_bad_fraction):
             found.bad_rows += len(parsed.bad)
             if len(parsed.label):
                 inputs, oov = scorer.inputs(parsed)
@@ -63,6 +72,8 @@ def evaluate(scorer: Scorer, data: Path, skip: int, limit: int | None) -> Evalua
                 found.oov += count_oov(oov)
                 found.missing += np.count_nonzero(parsed.codes < 0, axis=0)
             progress.update(lines)
+    if not found.scores().rows:
+        raise EvaluationError(f"no rows to score in {data}")
     return found
 
 

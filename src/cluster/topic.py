@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     InvalidReplicationFactorError,
@@ -83,6 +84,31 @@ def ensure_topic(
     except KafkaError as error:
         reason = f"topic {topic} at {cluster}: {error}"
         raise TopicError(reason, bool(error.retriable)) from None
+    finally:
+        admin.close()
+
+
+def largest_message(
+    cluster: str | ClientSettings, topic: str, timeout_seconds: float = 10
+) -> int | None:
+    """The topic's max.message.bytes; None where the cluster does not tell."""
+    milliseconds = int(timeout_seconds * 1000)
+    try:
+        admin = KafkaAdminClient(
+            **ClientSettings.of(cluster).client_options(),
+            bootstrap_timeout_ms=milliseconds,
+            request_timeout_ms=milliseconds,
+        )
+    except (KafkaError, ValueError) as error:
+        logger.debug("the settings of topic %s are not known: %s", topic, error)
+        return None
+    try:
+        resource = ConfigResource("TOPIC", topic, ["max.message.bytes"])
+        answer = admin.describe_configs([resource], config_filter="all")
+        return int(answer["topic"][topic]["max.message.bytes"]["value"])
+    except (KafkaError, LookupError, TypeError, ValueError) as error:
+        logger.debug("the settings of topic %s are not known: %s", topic, error)
+        return None
     finally:
         admin.close()
 

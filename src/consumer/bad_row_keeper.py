@@ -9,7 +9,8 @@ from typing import Callable
 
 from src.consumer.counts import ConsumerCounts
 from src.process.arrays import Array
-from src.stream.bad_rows import BadRowGuard, OffsetRanges
+from src.rows.bad_rows import BadRowGuard
+from src.stream.bad_rows import OffsetRanges
 from src.stream.dead_letters import DeadLetter
 from src.stream.position import Position
 

@@ -9,6 +9,7 @@ from src.channel.closing_rule import DEFAULT_MAX_WINDOW_SIZE
 from src.cluster.settings import client_settings
 from src.config import add_shared_flags, parse_with_config_file
 from src.process.flags import FlagParser, number_flag, path_text_flag
+from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION
 from src.rows.criteo import VALUE_FORMATS
 
 # The flags whose default and help text stand in default_config.yaml.
@@ -99,7 +100,7 @@ def _make_parser(description: str) -> argparse.ArgumentParser:
     flag(
         "--max_bad_fraction",
         type=number_flag,
-        default=0.05,
+        default=DEFAULT_MAX_BAD_FRACTION,
         help="largest share of bad rows in the last 10,000; above it the consumer stops",
     )
     flag("--max_queue_size", type=int, default=10, help="most unread windows per shard")

@@ -23,7 +23,7 @@ from src.consumer.session_follower import OtherRanks, starting_commit
 from src.consumer.window_assembler import WindowAssembler
 from src.process.memory import collected_rarely
 from src.process.stop import StopFlag
-from src.stream.bad_rows import BadRowGuard, BrokenFeedError
+from src.rows.bad_rows import BadRowGuard, BrokenFeedError
 from src.stream.dead_letters import DeadLetterWriter, WritingStopped
 from src.stream.row_source import RowSource
 from src.watching.prometheus import ConsumerNumbers, MetricsServerError, serving

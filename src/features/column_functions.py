@@ -20,7 +20,10 @@ BUCKETS_PER_E_FOLD = 4
 
 
 def scale_dense_column(column: Array, minimum: float, maximum: float) -> Array:
-    """(x − min) / (max − min), and 0 where x is missing or max = min.
+    """(x − min) / (max − min) between 0 and 1, and 0 where x is missing or max = min.
+
+    What is beyond the dictionary's bounds counts as the bound. Otherwise one absurd value, 2⁶³ − 1
+    say, would give the row a logit of any size, and such a gradient would spoil the weights.
 
     Args:
         column: float64[rows], NaN where missing.
@@ -34,6 +37,7 @@ def scale_dense_column(column: Array, minimum: float, maximum: float) -> Array:
     if width == 0:
         return np.zeros(len(column), dtype=np.float32)
     scaled: Array = (column - minimum) / width
+    np.minimum(np.maximum(scaled, 0, out=scaled), 1, out=scaled)
     scaled[np.isnan(scaled)] = 0  # a third of the time that nan_to_num takes
     return scaled.astype(np.float32)
 

@@ -32,13 +32,17 @@ class DenseCoding:
     transform  field of a value x            field of a missing value
     ========== ============================= ==================================================
     ``minmax`` id of the column, weight      the same with weight 0
-               (x − min) / (max − min)
+               (x − min) / (max − min),
+               at least 0 and at most 1
     ``log``    id of the column, weight      an id of the column's own, weight 1
                sign(x) · ln(1 + |x|)
     ``bucket`` id of the column's bucket     id of the column's bucket 0, weight 1
                (``bucket_dense_column``),
                weight 1
     ========== ============================= ==================================================
+
+    Weights are bounded, whatever x is: that of ``log`` by 43.7 = ln(2⁶³), as x is an integer of 64
+    bits.
 
     The ids that the dictionaries lack are the last ones of the vocabulary. A dictionary that grows
     leaves them unchanged.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,8 @@ from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
+from src.process.files import PathLike
+from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION
 from src.rows.criteo import ParsedRows
 from src.rows.row_file import parsed_blocks
 
@@ -44,13 +45,14 @@ class FileBatch:
 
 
 def batches_of_file(
-    path: Path,
+    path: PathLike,
     features: FeatureBuilder,
     batch_size: int,
     growth: Growth | None = None,
     skip: int = 0,
     limit: int | None = None,
     with_keys: bool = False,
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
 ) -> Iterator[FileBatch]:
     """Whole batches of a file's rows, in order; an incomplete last batch is left out.
 
@@ -62,12 +64,13 @@ def batches_of_file(
         skip: Lines to leave out at the file's beginning.
         limit: The most lines to read, None for all.
         with_keys: Whether batches have the keys of the fields.
+        max_bad_fraction: See ``BadRowGuard``.
 
     Raises:
-        RowFileError, OSError: As for ``parsed_blocks``.
+        RowFileError: As for ``parsed_blocks``.
     """
     waiting: list[dict[str, Array]] = []
-    for _, rows in parsed_blocks(path, skip, limit):
+    for _, rows in parsed_blocks(path, skip, limit, max_bad_fraction):
         waiting.append(_columns(rows, features, growth is not None, with_keys))
         joined = {name: _concatenated([part[name] for part in waiting]) for name in waiting[0]}
         whole = len(joined["id"]) - len(joined["id"]) % batch_size

@@ -37,13 +37,17 @@ def convert_options(categorical: pa.DataType | None = None) -> pa.csv.ConvertOpt
     return pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
 
 
-def read_lines(data: bytes) -> pa.Table:
+def read_lines(data: bytes, categorical: pa.DataType | None = None) -> pa.Table:
     """Lines as typed columns.
+
+    Args:
+        data: The lines, each ended by a line feed.
+        categorical: See ``convert_options``.
 
     Raises:
         pa.ArrowInvalid: A field does not fit its type.
     """
-    options = convert_options()
+    options = convert_options(categorical)
     if not data:
         types = options.column_types
         return pa.table({column: pa.array([], type=types[column]) for column in COLUMNS})

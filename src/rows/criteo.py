@@ -79,8 +79,3 @@ class ParsedRows:
                 for name, codes, values in columns
             }
         )
-
-
-def is_header(line: bytes) -> bool:
-    """Whether a file's first line holds column names instead of a row."""
-    return line.split(b"\t", 1)[0].strip().lower() == LABEL.encode()

@@ -14,7 +14,7 @@ import numpy as np
 
 from src.process.arrays import Array
 from src.rows.criteo import COLUMNS, DENSE_SIZE, LABELS, ROW, BadRow
-from src.rows.line_check import TOMBSTONE, is_integer
+from src.rows.line_check import TOMBSTONE, integer
 from src.rows.short_repr import short_repr
 
 _KEY = json.dumps(list(COLUMNS)).encode()
@@ -85,9 +85,9 @@ def lines_from_json(values: Sequence[bytes | None], bad: list[BadRow]) -> tuple[
 def _json_number(text: str) -> float | int | str:
     if not text:
         return math.nan
-    if not is_integer(text.encode()):
+    exact = integer(text.encode())
+    if exact is None:
         return text
-    exact = int(text)
     return float(exact) if float(exact) == exact else exact
 
 

@@ -77,8 +77,16 @@ def line_fault(line: bytes | None) -> tuple[str, str] | None:
 
 def is_integer(field: bytes) -> bool:
     """Whether a field is a decimal integer that fits 64 bits."""
+    return integer(field) is not None
+
+
+def integer(field: bytes) -> int | None:
+    """The decimal integer that a field holds; None if it holds none, or none that fits 64 bits."""
     if not _INTEGER.fullmatch(field):
-        return False
+        return None
     # Python refuses to convert some thousand digits. Twenty significant ones are already too many.
     digits = field.lstrip(b"-").lstrip(b"0")
-    return len(digits) < 20 and _INT64.min <= int(field) <= _INT64.max
+    if len(digits) > 19:
+        return None
+    number = int(digits or b"0") * (-1 if field.startswith(b"-") else 1)
+    return number if _INT64.min <= number <= _INT64.max else None

@@ -49,6 +49,24 @@ def parse_messages(values: Sequence[bytes | None], value_format: str = "tsv") ->
     return _to_parsed_rows(table, index, sorted(bad, key=lambda row: row.index))
 
 
+def parse_table(lines: Sequence[bytes]) -> tuple[pa.Table, Sequence[BadRow]]:
+    """Turns lines into a table of those that are rows, by the rule of ``parse_messages``.
+
+    Args:
+        lines: The lines without their ends.
+
+    Returns:
+        (the 40 columns: the label and the dense columns int64, the categorical columns strings,
+        null where missing; the lines that are not rows).
+    """
+    table = _read_if_all_good(lines, pa.string())
+    if table is not None:
+        return table, ()
+    bad: list[BadRow] = []
+    good, _ = _keep_rows(lines, np.arange(len(lines), dtype=np.int64), bad)
+    return read_lines(_joined(good), pa.string()), bad
+
+
 def _without_line_ends(lines: Sequence[bytes | None]) -> list[bytes | None]:
     """Some producers send the end of the line along; ours does not."""
     return [
@@ -61,7 +79,9 @@ def _joined(lines: Sequence[bytes]) -> bytes:
     return b"\n".join([*lines, b""])
 
 
-def _read_if_all_good(lines: Sequence[bytes | None]) -> pa.Table | None:
+def _read_if_all_good(
+    lines: Sequence[bytes | None], categorical: pa.DataType | None = None
+) -> pa.Table | None:
     """The lines as typed columns, or None if any of them may not be a row."""
     pieces = []
     for begin in range(0, len(lines), CHECKED_LINES):
@@ -72,7 +92,7 @@ def _read_if_all_good(lines: Sequence[bytes | None]) -> pa.Table | None:
             return None
         pieces.append(data)
     try:
-        return read_lines(b"".join(pieces))
+        return read_lines(b"".join(pieces), categorical)
     except pa.ArrowInvalid:
         return None
 

@@ -10,20 +10,25 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Callable
+from typing import Any, Callable
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, MessageSizeTooLargeError
 from tqdm import tqdm
 
 from src.cluster.access import AccessError, Needs
 from src.cluster.settings import ClientSettings
-from src.rows.criteo import is_header
+from src.cluster.topic import largest_message
+from src.process.files import PathLike
+from src.rows.bad_rows import BadLines
+from src.rows.criteo import ROW, BadRow
 from src.rows.json_wire import json_message
+from src.rows.line_blocks import MAX_LINE_BYTES
+from src.rows.opened_file import OpenedFile, ReadStopped, RowFileError, open_rows
 from src.stream.partition_reader import ANSWER_SECONDS, open_reader, records_between
+from src.stream.rows_to_send import LastRow, paced, rows_to_send
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +37,10 @@ SETTLE_SECONDS = DELIVERY_SECONDS + 5.0
 STOP_SETTLE_SECONDS = 3.0
 CLOSE_SECONDS = 0.5
 WAIT_SECONDS = 0.01
-RATE_SLICE_SECONDS = 0.05
 MAX_UNSETTLED_ROWS = 20_000
 MAX_STEP_BACK = 100_000
 COMPRESSION_TYPES = ("none", "gzip", "snappy", "lz4", "zstd")
+FRAME_BYTES = 100  # what Kafka adds to key and value of a message that is alone in its batch
 
 
 class ProduceError(RuntimeError):
@@ -50,6 +55,10 @@ class ProduceError(RuntimeError):
         self.delivered = delivered
 
 
+class _NotSent(ValueError):
+    """A line is passed over; one line says why."""
+
+
 @dataclass(frozen=True)
 class ProduceOptions:
     """How a file is produced.
@@ -61,6 +70,7 @@ class ProduceOptions:
         rate: Rows a second, 0 for as many as possible.
         resume: Continue after the partition's last row.
         compression_type: One of ``COMPRESSION_TYPES``.
+        max_message_bytes: The most bytes of a message that the topic takes, its frame included.
     """
 
     cluster: str | ClientSettings
@@ -69,21 +79,7 @@ class ProduceOptions:
     rate: float = 0.0
     resume: bool = False
     compression_type: str = "none"
-
-
-def check_file(path: Path) -> None:
-    """Checks a file before anything is sent.
-
-    Raises:
-        ProduceError: The file can't be read, or its first line is a header.
-    """
-    try:
-        with open(path, "rb") as file:
-            first = file.readline()
-    except OSError as error:
-        raise ProduceError(f"{path}: {error.strerror}") from None
-    if is_header(first):
-        raise ProduceError(f"{path}, line 1: a header row; the file must begin with a row")
+    max_message_bytes: int = MAX_LINE_BYTES
 
 
 def check_partitions(options: ProduceOptions, wanted: int) -> None:
@@ -101,8 +97,19 @@ def check_partitions(options: ProduceOptions, wanted: int) -> None:
         )
 
 
-def next_row(options: ProduceOptions, partition: int) -> int:
-    """The number of the first row that the partition does not hold yet.
+def with_message_limit(options: ProduceOptions) -> ProduceOptions:
+    """The same options, with the topic's own limit of a message where it is the smaller one.
+
+    A larger message fails at the broker, and the messages in flight beside it fail too. So it must
+    not be sent.
+    """
+    limit = largest_message(options.cluster, options.topic)
+    most = options.max_message_bytes
+    return replace(options, max_message_bytes=most if limit is None else min(limit, most))
+
+
+def last_row(options: ProduceOptions, partition: int) -> LastRow | None:
+    """The last row of a file that the partition holds; None if it never held any message.
 
     Other rows may follow the producer's last row, replayed dead letters for example. Their keys are
     not row numbers.
@@ -115,25 +122,25 @@ def next_row(options: ProduceOptions, partition: int) -> int:
         begin = reader.beginning_offsets([handle])[handle]
         end = reader.end_offsets([handle])[handle]
         if end == 0:
-            return 0
+            return None
         if begin == end:
             raise ProduceError(f"partition {partition}: its rows are deleted, can't resume")
-        return _last_row_number(reader, handle, begin, end) + 1
+        return _last_row(reader, handle, begin, end)
 
 
-def _last_row_number(reader: KafkaConsumer, handle: TopicPartition, begin: int, end: int) -> int:
+def _last_row(reader: KafkaConsumer, handle: TopicPartition, begin: int, end: int) -> LastRow:
     """Searches for the last key that is a row number, backwards and in growing steps."""
     last_key: bytes | None = None
     step_end, step = end, 1
     while step_end > begin:
         step_begin = max(begin, step_end - step)
-        number = None
+        found = None
         for record in records_between(reader, handle, step_begin, step_end):
             last_key = record.key if step_end == end else last_key
             if record.key is not None and record.key.isdigit():
-                number = int(record.key)
-        if number is not None:
-            return number
+                found = LastRow(int(record.key), record.value, handle.partition, record.offset)
+        if found is not None:
+            return found
         step_end, step = step_begin, min(10 * step, MAX_STEP_BACK)
     raise ProduceError(
         f"partition {handle.partition}: no key is a row number, the last one is {last_key!r}"
@@ -202,12 +209,41 @@ class Deliveries:
 
 
 def send_file(
-    path: Path, partition: int, options: ProduceOptions, stopped: Callable[[], bool]
+    path: PathLike, partition: int, options: ProduceOptions, stopped: Callable[[], bool]
 ) -> int:
-    """Sends a file's rows to a partition.
+    """Sends the rows of a file, see ``OpenedFile``, to a partition.
 
     Args:
         path: The file.
+        partition: The partition.
+        options: Where to and how.
+        stopped: As for ``send_opened``.
+
+    Returns:
+        How many rows were delivered: all that were sent.
+
+    Raises:
+        ProduceError: As for ``send_opened``, or the file's first line is not a row.
+    """
+    try:
+        with open_rows(path, stopped) as file:
+            return send_opened(file, partition, options, stopped)
+    except RowFileError as error:
+        raise ProduceError(str(error)) from None
+    except ReadStopped:
+        return 0
+
+
+def send_opened(
+    file: OpenedFile, partition: int, options: ProduceOptions, stopped: Callable[[], bool]
+) -> int:
+    """Sends the rows of an opened file to a partition.
+
+    Bad rows are sent as they are: the consumer keeps them as dead letters. Some lines can't be
+    sent: one that is too long, and a last one without its end. They are logged and passed over.
+
+    Args:
+        file: The file.
         partition: The partition.
         options: Where to and how.
         stopped: Called between rows; True ends early, once what was sent is delivered.
@@ -216,28 +252,34 @@ def send_file(
         How many rows were delivered: all that were sent.
 
     Raises:
-        ProduceError: The file can't be read or a row was not delivered.
+        ProduceError: The file can't be read, or is not the one to resume, or a row was not
+            delivered.
     """
-    first = next_row(options, partition) if options.resume else 0
-    if first:
-        logger.info("%s: continuing at row %d", path, first)
+    last = last_row(options, partition) if options.resume else None
+    if last is not None:
+        logger.info("%s: continuing at row %d", file.name, last.number + 1)
+    passed_over = BadLines(file.name)
     producer = _producer(options)
     problem = ""
-    with tqdm(desc=path.name, unit=" rows", position=partition, mininterval=0.5) as progress:
+    name = Path(file.name).name
+    with tqdm(desc=name, unit=" rows", position=partition, mininterval=0.5) as progress:
         deliveries = Deliveries(progress)
         try:
-            with open(path, "rb") as file:
-                rows = enumerate(_paced(file, options.rate, first, stopped), start=first)
-                _send_rows(rows, producer, partition, options, deliveries, stopped)
-        except OSError as error:
-            problem = error.strerror or str(error)
-        except ValueError as error:
+            rows = paced(rows_to_send(file, last, passed_over, stopped), options.rate, stopped)
+            _send_rows(rows, producer, partition, options, deliveries, passed_over, stopped)
+        except RowFileError as error:
             problem = str(error)
+        except ReadStopped:
+            pass
         _settle(deliveries, stopped)
         _close(producer)
-    complaints = [text for text in (problem, deliveries.complaint()) if text]
-    if complaints:
-        raise ProduceError(f"{path}: {'; '.join(complaints)}", deliveries.delivered)
+    passed_over.sum_up()
+    if passed_over.count:
+        logger.warning("%s: %d lines were not sent", file.name, passed_over.count)
+    complaint = deliveries.complaint()
+    if problem or complaint:
+        named = [problem, f"{file.name}: {complaint}" if complaint else ""]
+        raise ProduceError("; ".join(filter(None, named)), deliveries.delivered)
     return deliveries.delivered
 
 
@@ -291,8 +333,11 @@ def _send_rows(
     partition: int,
     options: ProduceOptions,
     deliveries: Deliveries,
+    passed_over: BadLines,
     stopped: Callable[[], bool],
 ) -> None:
+    is_json = options.value_format == "json"
+    most_bytes = options.max_message_bytes - FRAME_BYTES
     for number, line in rows:
         # The Kafka producer's own buffer has no bound.
         while deliveries.unsettled >= MAX_UNSETTLED_ROWS and not deliveries.failed:
@@ -301,41 +346,18 @@ def _send_rows(
             time.sleep(WAIT_SECONDS)
         if deliveries.failed:
             return
-        if options.value_format == "json":
-            key, value = _as_json(number, line)
-        else:
-            key, value = b"%d" % number, line
         try:
+            key, value = json_message(line) if is_json else (b"%d" % number, line)
+            if len(key) + len(value) > most_bytes:
+                raise _NotSent(f"{len(value):,} bytes, the topic takes at most {most_bytes:,}")
             future = producer.send(options.topic, value=value, key=key, partition=partition)
+        except (ValueError, MessageSizeTooLargeError) as error:
+            passed_over.observe(number + 1, 1, [BadRow(0, ROW, f"can't be sent: {error}")])
+            continue
         except (KafkaError, AssertionError) as error:
-            raise ValueError(f"line {number + 1} can't be sent: {error}") from None
+            raise RowFileError(
+                f"{passed_over.name}, line {number + 1} can't be sent: {error}"
+            ) from None
         deliveries.sent += 1
         future.add_callback(deliveries.succeeded)
         future.add_errback(deliveries.went_wrong, number)
-
-
-def _as_json(number: int, line: bytes) -> tuple[bytes, bytes]:
-    try:
-        return json_message(line)
-    except ValueError as error:
-        raise ValueError(f"line {number + 1} can't be written as JSON: {error}") from None
-
-
-def _paced(file: BinaryIO, rate: float, first: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
-    """The file's rows from ``first`` on, no faster than ``rate``.
-
-    Raises:
-        ValueError: The file ends before ``first``: another file was sent before.
-    """
-    skipped = sum(1 for _ in islice(file, first))
-    if skipped < first:
-        raise ValueError(f"only {skipped} rows, but {first} were sent before: not the same file")
-    began = time.monotonic()
-    for number, line in enumerate(file):
-        ahead = number / rate - (time.monotonic() - began) if rate else 0.0
-        while ahead > RATE_SLICE_SECONDS and not stopped():
-            time.sleep(min(ahead, RATE_SLICE_SECONDS))
-            ahead = number / rate - (time.monotonic() - began)
-        if stopped():
-            return
-        yield line.rstrip(b"\r\n")

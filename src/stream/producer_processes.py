@@ -15,11 +15,11 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
-from pathlib import Path
 from typing import Callable
 
 from src.process.logs import configure_logging
 from src.process.stop import STOP_SIGNALS, StopFlag
+from src.rows.opened_file import OpenedFile
 from src.stream.produce import ProduceError, ProduceOptions
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 4.5
 
 # Sends a file's rows to a partition until a stop is asked for; returns how many were delivered.
-SendFile = Callable[[Path, int, ProduceOptions, Callable[[], bool]], int]
+SendFile = Callable[[OpenedFile, int, ProduceOptions, Callable[[], bool]], int]
 
 
 class ProducerProcesses:
@@ -49,21 +49,22 @@ class ProducerProcesses:
         self._children: list[BaseProcess] = []
         self._delivered: list[Synchronized[int]] = []
 
-    def start(self, path: Path, partition: int) -> None:
-        """Starts the process that sends a file to a partition.
+    def start(self, file: OpenedFile, partition: int) -> None:
+        """Starts the process that sends a file to a partition, and closes the file here.
 
         The child ignores Ctrl-C and a kill of the whole group, because the parent acts on them. It
         inherits the blocked signals; the parent's thread for signals listens all the while.
         """
         delivered = self._context.Value("q", 0)
-        arguments = (self._send, path, partition, self._options, self._stopped, delivered)
-        child = self._context.Process(target=_run, args=arguments, name=str(path))
+        arguments = (self._send, file, partition, self._options, self._stopped, delivered)
+        child = self._context.Process(target=_run, args=arguments, name=file.name)
         self._children.append(child)
         self._delivered.append(delivered)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             child.start()
         finally:
+            file.close()  # the child has it; the writer of a pipe must notice when it ends
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def wait(self, stop: StopFlag) -> None:
@@ -99,7 +100,7 @@ def _kill(children: Sequence[BaseProcess]) -> None:
 
 def _run(
     send: SendFile,
-    path: Path,
+    file: OpenedFile,
     partition: int,
     options: ProduceOptions,
     stopped: Event,
@@ -108,7 +109,7 @@ def _run(
     configure_logging()
     _end_with_parent()
     try:
-        delivered.value = send(path, partition, options, stopped.is_set)
+        delivered.value = send(file, partition, options, stopped.is_set)
     except ProduceError as error:
         delivered.value = error.delivered
         logger.error("%s", error)

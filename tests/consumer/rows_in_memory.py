@@ -12,8 +12,8 @@ from src.consumer.window_assembler import WindowAssembler
 from src.dictionaries.oov import UnknownValues
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
+from src.rows.bad_rows import BadRowGuard
 from src.rows.criteo import FIELD_SIZE, ParsedRows
-from src.stream.bad_rows import BadRowGuard
 from src.stream.dead_letters import DeadLetter
 from src.stream.position import Commit, Position
 from src.stream.row_source import HeldRows, RowSource

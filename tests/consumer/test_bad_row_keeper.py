@@ -14,7 +14,7 @@ from src.consumer.counts import ConsumerCounts
 from src.consumer.window_assembler import WindowAssembler
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
-from src.stream.bad_rows import BadRowGuard, BrokenFeedError
+from src.rows.bad_rows import BadRowGuard, BrokenFeedError
 from src.stream.dead_letters import DeadLetter
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource

@@ -39,8 +39,11 @@ def categorical_column(*values: Any) -> tuple[Array, pa.Array]:
         (3, 0, 10, 0.3),
         (-3, -3, 5, 0.0),
         (1, -3, 5, 0.5),
-        (-2, 0, 4, -0.5),  # below what the dictionary has seen
-        (12, 0, 4, 3.0),  # above it
+        (-2, 0, 4, 0.0),  # below what the dictionary has seen
+        (12, 0, 4, 1.0),  # above it
+        (2.0**63, 0, 4, 1.0),
+        (-(2.0**63), -3, 5, 0.0),
+        (2.0**63, -(2.0**63), 2.0**63, 1.0),
         (np.nan, -3, 5, 0.0),
         (7, 7, 7, 0.0),
         (9, 7, 7, 0.0),

@@ -23,8 +23,8 @@ from src.consumer.counts import ConsumerCounts
 from src.process.arrays import Array
 from src.process.ports import free_port
 from src.process.stop import StopFlag
+from src.rows.bad_rows import BadRowGuard
 from src.stream import partition_reader
-from src.stream.bad_rows import BadRowGuard
 from src.stream.dead_letters import (
     DeadLetter,
     DeadLetterWriter,

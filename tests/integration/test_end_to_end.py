@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -237,21 +236,15 @@ def test_loss_that_is_not_finite_ends_the_trainer_and_the_last_good_checkpoint_s
 ) -> None:
     pipeline = new_pipeline(1)
     (file,) = sample_files(tmp_path, 200, 1)
-    lines = [line.split(b"\t") for line in file.read_bytes().splitlines()]
-    for number, fields in enumerate(lines):
-        fields[1] = b"1" if number >= 100 else b""
-    file.write_bytes(b"".join(b"\t".join(fields) + b"\n" for fields in lines))
-    maxima = pickle.loads(pipeline.dictionaries.max_dict.read_bytes())
-    (tmp_path / "max.pkl").write_bytes(pickle.dumps({**maxima, "I1": 1e-300}))
-    pipeline.consumer(f"--max_dict={tmp_path / 'max.pkl'}", "--window_size=50")
+    pipeline.consumer("--window_size=50")
     assert_ends(pipeline.producer([file]))
-    trainer = pipeline.trainer("--save_checkpoint_steps=1")
+    trainer = pipeline.trainer("--save_checkpoint_steps=1", "--deep_learning_rate=1e30")
     assert trainer.wait(LONG) == 1
     errors = [line for line in trainer.log().splitlines() if " ERROR " in line]
     assert len(errors) == 1 and "the loss is not finite: epoch: 1, step: " in errors[0]
     good = [line for line in pipeline.loss_lines if LOSS_LINE.fullmatch(line)]
     assert good == pipeline.loss_lines[:-1]
-    assert len(good) == 2
+    assert len(good) >= 1
     saved = {int(path.stem.rpartition("_")[2]) for path in (tmp_path / "ckpt").glob("*.ckpt")}
     assert max(saved) == len(good)
 

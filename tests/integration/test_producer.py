@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +20,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from examples.demo.script import Script
-from examples.services.common import wait_until
+from examples.services.common import ROOT, wait_until
 from examples.services.kafka_service import KafkaService
 from src.cluster.topic import ensure_topic
 from src.process.ports import free_port
@@ -161,32 +165,129 @@ def test_killed_and_resumed_the_topic_holds_every_row_once(
         assert said is not None and said[1] == "0"
 
 
-def test_resuming_with_a_shorter_file_is_refused(
+def test_resuming_with_another_file_is_refused_and_with_more_rows_of_the_same_it_is_not(
     kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
 ) -> None:
     name, files = topic(1), sample_files(tmp_path, 50, 1)
     address = kafka_service.bootstrap_servers
     with run(tmp_path, address, name, files) as script:
         assert_ends(script)
-    files[0].write_bytes(b"\n".join(files[0].read_bytes().splitlines()[:20]))
+    rows = files[0].read_bytes().splitlines(keepends=True)
+    files[0].write_bytes(b"".join(rows[:20]))
     with run(tmp_path, address, name, files, "--resume") as script:
         assert script.wait(60) == 1
         assert "only 20 rows, but 50 were sent before" in script.log()
+    files[0].write_bytes(b"".join([*rows[1:], *rows[:10]]))
+    with run(tmp_path, address, name, files, "--resume") as script:
+        assert script.wait(60) == 1
+        assert re.search(r"output1.tsv, line 50: .* is not the row sent last", script.log())
+    files[0].write_bytes(gzip.compress(b"".join([*rows, *rows[:10]])))
+    with run(tmp_path, address, name, files, "--resume") as script:
+        assert_ends(script)
+    assert len(messages(address, name, 0)) == 60
 
 
-def test_a_line_that_cannot_be_sent_ends_it_and_the_rows_before_are_delivered(
+def test_lines_that_cannot_be_sent_are_named_and_passed_over(
     kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
 ) -> None:
-    name = topic(1)
-    (tmp_path / "rows.tsv").write_bytes(b"1\ta\n0\tb\n" + b"x" * 2_000_000 + b"\n1\tc\n")
-    with run(tmp_path, kafka_service.bootstrap_servers, name, [tmp_path / "rows.tsv"]) as script:
-        assert script.wait(60) == 1
-        assert "line 3 can't be sent" in script.log()
+    """One is too long for any topic, one for this topic, one has no end. A bad row is sent."""
+    name = f"narrow_{uuid.uuid4().hex[:8]}"
+    address = kafka_service.bootstrap_servers
+    ensure_topic(address, name, 1, 1, configs={"max.message.bytes": "10000"})
+    (file,) = sample_files(tmp_path, 2_000, 1)
+    lines = file.read_bytes().splitlines()
+    lines[1:1] = [b"x" * 2_000_000, b"y" * 9_995, b"z" * 9_000]
+    file.write_bytes(b"\n".join(lines))
+    with run(tmp_path, address, name, [file]) as script:
+        assert_ends(script)
         said = script.found(PRODUCED)
-        assert said is not None and said[1] == "2"
-        assert "Traceback" not in script.log()
-    held = messages(kafka_service.bootstrap_servers, name, 0)
-    assert held == [(b"0", b"1\ta"), (b"1", b"0\tb")]
+        assert said is not None and said[1] == "2000"
+        log = script.log()
+    assert f"bad row: {file}:2, row: 2,000,000 bytes, more than 1,048,576: b'xxx" in log
+    too_long = "can't be sent: 9,995 bytes, the topic takes at most 9,900"
+    assert f"bad row: {file}:3, row: {too_long}" in log
+    assert f"bad row: {file}:2003, row: no line end" in log
+    assert f"{file}: 3 lines were not sent" in log
+    wanted = [(b"%d" % number, line) for number, line in enumerate(lines)]
+    assert messages(address, name, 0) == [wanted[0], *wanted[3:-1]]
+
+
+def test_a_compressed_file_and_pipes_become_the_same_rows(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name, address = topic(2), kafka_service.bootstrap_servers
+    files = sample_files(tmp_path, 2_000, 2)
+    (tmp_path / "rows").write_bytes(gzip.compress(files[1].read_bytes()))
+    where = f"--bootstrap_servers={address} --topic={name}"
+    sources = f"--file1=- --file2 <(cat {tmp_path / 'rows'})"
+    command = f"cat {files[0]} | {sys.executable} {ROOT / 'producer.py'} {where} {sources}"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "produced 2000 rows from 2 files" in done.stderr
+    for partition, path in enumerate(files):
+        assert messages(address, name, partition) == rows_of(path)
+
+
+def test_rows_of_a_pipe_are_sent_as_they_come_and_a_stop_does_not_wait_for_more(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name, address = topic(1), kafka_service.bootstrap_servers
+    (file,) = sample_files(tmp_path, 20, 1)
+    lines = file.read_bytes().splitlines(keepends=True)
+    os.mkfifo(tmp_path / "pipe")
+    with run(tmp_path, address, name, [tmp_path / "pipe"]) as script:
+        with open(tmp_path / "pipe", "wb", buffering=0) as writer:
+            writer.write(b"".join(lines[:12]) + lines[12][:5])
+            assert wait_until(lambda: some_arrived(address, name, 12), 60)
+            assert_stops(script, signal.SIGTERM, within=5)
+        said = script.found(PRODUCED)
+        assert said is not None and said[1] == "12"
+    assert messages(address, name, 0) == rows_of(file)[:12]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"clicked\t" + b"\t".join(b"f%d" % n for n in range(39)) + b"\n", "line 1: a header"),
+        (b",".join([b"1"] * 40) + b"\n", "line 1: fields separated by commas"),
+        (b"\t".join([b"1"] * 39) + b"\n", "line 1: 39 fields, the label is missing"),
+        (b"PK\x03\x04and so on", "a zip file: unpack it"),
+        (gzip.compress(b"1\t2\n")[:-9], "the gzip data end too early"),
+    ],
+    ids=["header", "commas", "no label", "zip", "gzip"],
+)
+def test_a_file_of_another_kind_is_named_before_anything_is_sent(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path, content: bytes, said: str
+) -> None:
+    name, address = topic(2), kafka_service.bootstrap_servers
+    files = [*sample_files(tmp_path, 10, 1), tmp_path / "other.tsv"]
+    files[1].write_bytes(content)
+    with run(tmp_path, address, name, files) as script:
+        assert script.wait(60) == 1
+        (line,) = script.log().splitlines()
+        assert f"{files[1]}" in line and said in line
+    assert messages(address, name, 0) == []
+
+
+def test_a_file_cut_off_within_its_compressed_data_is_sent_up_to_there(
+    kafka_service: KafkaService, topic: TopicFactory, tmp_path: Path
+) -> None:
+    name, address = topic(1), kafka_service.bootstrap_servers
+    (file,) = sample_files(tmp_path, 5_000, 1)
+    rows = rows_of(file)
+    whole = gzip.compress(file.read_bytes())
+    file.write_bytes(whole[:-50_000])
+    with run(tmp_path, address, name, [file]) as script:
+        assert script.wait(60) == 1
+        assert f"{file}: the gzip data end too early: cut off" in script.log()
+        said = script.found(PRODUCED)
+    held = messages(address, name, 0)
+    assert held == rows[: len(held)]
+    assert said is not None and int(said[1]) == len(held) > 1_000
+    file.write_bytes(whole)
+    with run(tmp_path, address, name, [file], "--resume") as script:
+        assert_ends(script)
+    assert messages(address, name, 0) == rows
 
 
 def test_a_topic_with_too_few_partitions_is_refused_before_anything_is_sent(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import math
+import os
 import re
 import shlex
 import signal
@@ -16,6 +18,7 @@ import pytest
 from kafka import KafkaAdminClient
 
 from examples.demo.losses import RANK_PREFIX
+from examples.demo.plan import DemoError
 from examples.demo.rows import prepare, split_rows
 from examples.demo.run import remove_earlier_demos
 from examples.quickstart import parse_args
@@ -261,7 +264,8 @@ class TestEarlyEnd:
         ("flags", "code", "said"),
         [
             (["--steps=3", "--rows=100"], 1, "100 rows to stream are too few for 3 steps of 50"),
-            (["--data=missing.tsv"], 1, "missing.tsv"),
+            (["--data=missing.tsv"], 1, "missing.tsv: No such file"),
+            (["--data=README.md"], 1, "README.md, line 1: 1 fields, expected 40"),
             (["--batch_sise=5"], 2, "did you mean --batch_size"),
             (["--rows=0"], 2, "--rows must be positive"),
         ],
@@ -277,14 +281,35 @@ class TestEarlyEnd:
 
 class TestRows:
     def test_of_a_file_are_dealt_in_turn_behind_the_history(self, tmp_path: Path) -> None:
-        data = tmp_path / "data"
-        data.write_bytes(b"".join(b"%d\n" % number for number in range(8)) + b"8")
-        one, two = tmp_path / "one", tmp_path / "two"
-        assert split_rows(data, 3, None, [one, two]) == 6
-        assert one.read_bytes() == b"3\n5\n7\n"
-        assert two.read_bytes() == b"4\n6\n8\n"
-        assert split_rows(data, 3, 3, [one, two]) == 3
-        assert two.read_bytes() == b"4\n"
+        write_sample([tmp_path / "data"], 9)
+        lines = (tmp_path / "data").read_bytes().splitlines(keepends=True)
+        data = tmp_path / "day_0.gz"
+        data.write_bytes(gzip.compress(b"".join(lines) + lines[0][:-1]))
+        first, one, two = (tmp_path / name for name in ("first", "one", "two"))
+        assert split_rows(data, 3, None, first, [one, two]) == (3, 6)
+        assert first.read_bytes() == b"".join(lines[:3])
+        assert one.read_bytes() == b"".join(lines[3::2])
+        assert two.read_bytes() == b"".join(lines[4::2])
+        assert split_rows(data, 3, 3, first, [one, two]) == (3, 3)
+        assert two.read_bytes() == lines[4]
+        assert split_rows(data, None, None, first, [one, two]) == (3, 6)
+
+    def test_come_from_a_pipe_too(self, tmp_path: Path) -> None:
+        write_sample([tmp_path / "data"], 9)
+        lines = (tmp_path / "data").read_bytes().splitlines(keepends=True)
+        reader, writer = os.pipe()
+        os.write(writer, b"".join(lines))
+        os.close(writer)
+        first, one, two = (tmp_path / name for name in ("first", "one", "two"))
+        assert split_rows(f"/dev/fd/{reader}", None, None, first, [one, two]) == (3, 6)
+        os.close(reader)
+        assert first.read_bytes() == b"".join(lines[:3])
+
+    def test_are_not_read_from_a_file_that_would_be_written(self, tmp_path: Path) -> None:
+        data = tmp_path / "output1.tsv"
+        write_sample([data], 900)
+        with pytest.raises(DemoError, match="is a file that this script writes"):
+            prepare(parse_args([f"--data={data}", f"--work_dir={tmp_path}"]))
 
     def test_give_dictionaries_from_the_first_and_steps_for_the_rest(self, tmp_path: Path) -> None:
         data = tmp_path / "data.tsv"

@@ -13,7 +13,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from examples.services.kafka_service import KafkaService
 from src.stream import produce, replay
 from src.stream.dead_letters import DeadLetter, Message, deliver, read_dead_letters
-from src.stream.produce import ProduceError, ProduceOptions, next_row, send_file
+from src.stream.produce import ProduceError, ProduceOptions, last_row, send_file
 from src.stream.replay import Correction
 from tests.integration.conftest import TopicFactory
 from tests.integration.dead_letter_topics import (
@@ -205,7 +205,8 @@ def test_a_producer_resumes_after_its_last_row_though_others_were_replayed_after
     write(address, dead_letters)
     replay.replay(address, name, [Correction(each.origin, GOOD) for each in dead_letters])
     options = ProduceOptions(address, name, resume=True)
-    assert next_row(options, 0) == 40
+    found = last_row(options, 0)
+    assert found is not None and (found.number, found.value) == (39, lines[39])
     send_file(whole, 0, options, lambda: False)
     assert values(address, name) == [*lines[:40], *[GOOD] * replayed, *lines[40:]]
 
@@ -215,7 +216,7 @@ def test_a_partition_without_any_row_number_cannot_be_resumed(
 ) -> None:
     address, name = kafka_service.bootstrap_servers, topic(1)
     options = ProduceOptions(address, name)
-    assert next_row(options, 0) == 0
+    assert last_row(options, 0) is None
     send(address, *[Message(name, b"%d:key" % number, GOOD, {}, 0) for number in range(25)])
     with pytest.raises(ProduceError, match="no key is a row number, the last one is b'24:key'"):
-        next_row(options, 0)
+        last_row(options, 0)

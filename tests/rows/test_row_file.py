@@ -11,9 +11,11 @@ import pytest
 from examples.sample.rows import write_sample
 from src.process.arrays import Array
 from src.rows import row_file
+from src.rows.bad_rows import MAX_LOGGED_BAD_ROWS
 from src.rows.criteo import COLUMNS
+from src.rows.opened_file import RowFileError
 from src.rows.parsing import parse_messages
-from src.rows.row_file import BLOCK_ROWS, MAX_LOGGED_BAD_ROWS, RowFileError, parsed_blocks
+from src.rows.row_file import BLOCK_ROWS, parsed_blocks
 
 ROWS = 23
 BLOCK = 5
@@ -82,12 +84,8 @@ class TestBlocks:
             np.testing.assert_array_equal(dense, wanted)
 
     @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-    def test_take_either_line_end_and_a_last_line_without_one(
-        self, end: bytes, tmp_path: Path, lines: list[bytes]
-    ) -> None:
-        path = file_of(tmp_path, lines, end)
-        path.write_bytes(path.read_bytes()[: -len(end)])
-        ((read, rows),) = parsed_blocks(path)
+    def test_take_either_line_end(self, end: bytes, tmp_path: Path, lines: list[bytes]) -> None:
+        ((read, rows),) = parsed_blocks(file_of(tmp_path, lines, end))
         assert (read, list(rows.bad)) == (ROWS, [])
         last = parse_messages(lines).categorical.astype(object)["C26"]
         assert rows.categorical.astype(object)["C26"].equals(last)
@@ -101,11 +99,11 @@ class TestBlocks:
         path = file_of(tmp_path, [HEADER, *lines])
         with pytest.raises(RowFileError) as refused:
             next(parsed_blocks(path))
-        assert str(refused.value) == f"{path}: the first line is a header, none is wanted"
+        assert str(refused.value).startswith(f"{path}, line 1: a header ('label, I1', ...)")
         assert sum(rows_of(path, skip=1)[0]) == ROWS
 
     def test_missing_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="nowhere.tsv"):
+        with pytest.raises(RowFileError, match="nowhere.tsv: No such file"):
             next(parsed_blocks(tmp_path / "nowhere.tsv"))
 
 
@@ -139,6 +137,26 @@ class TestBadRows:
         good = 3
         path = file_of(tmp_path, [*lines[:good], *[b"?"] * 17])
         assert sum(len(rows.bad) for _, rows in parsed_blocks(path)) == 17
-        named = [message.split(",")[0] for message in caplog.messages]
+        *messages, rest = caplog.messages
+        named = [message.split(",")[0] for message in messages]
+        assert rest == f"{path}: and 7 more bad rows, by column: {{'row': 7}}"
         first = good + 1
         assert named == [f"bad row: {path}:{first + place}" for place in range(MAX_LOGGED_BAD_ROWS)]
+
+    def test_too_many_of_them_end_the_reading_at_the_line_that_is_too_much(
+        self, tmp_path: Path, lines: list[bytes]
+    ) -> None:
+        path = file_of(tmp_path, [*lines, *[b"?"] * 3])
+        assert len(list(parsed_blocks(path, max_bad_fraction=3e-4))) == 1
+        with pytest.raises(RowFileError, match=r"clicks.tsv: a broken feed: 3 of the last 26 rows"):
+            list(parsed_blocks(path, max_bad_fraction=2e-4))
+
+    def test_include_a_last_line_without_its_end_though_it_looks_like_a_row(
+        self, tmp_path: Path, lines: list[bytes], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = file_of(tmp_path, lines)
+        path.write_bytes(path.read_bytes()[:-3])
+        ((read, rows),) = parsed_blocks(path)
+        assert (read, len(rows.label), len(rows.bad)) == (ROWS, ROWS - 1, 1)
+        assert f"bad row: {path}:{ROWS}, row: no line end" in caplog.text
+        assert "end the file with a line feed" in caplog.text

@@ -1,83 +1,20 @@
-"""The producer's parts that need no broker: the files, the pace, the count."""
+"""The producer's count of its deliveries, which needs no broker."""
 
 from __future__ import annotations
 
-import io
 import time
-from pathlib import Path
-from typing import BinaryIO, cast
 
 import pytest
 from kafka.errors import KafkaTimeoutError
 from tqdm import tqdm
 
-from src.rows.criteo import COLUMNS
-from src.stream.produce import Deliveries, ProduceError, _paced, _settle, check_file
-
-
-def never() -> bool:
-    return False
-
-
-def lines(text: bytes, first: int = 0, rate: float = 0.0) -> list[bytes]:
-    return list(_paced(cast(BinaryIO, io.BytesIO(text)), rate, first, never))
+from src.stream.produce import Deliveries, _settle
 
 
 def deliveries(sent: int) -> Deliveries:
     made = Deliveries(tqdm(disable=True))
     made.sent = sent
     return made
-
-
-def test_a_file_that_begins_with_a_row_passes(tmp_path: Path) -> None:
-    (tmp_path / "rows.tsv").write_text("1\t" + "\t".join([""] * 39) + "\n")
-    check_file(tmp_path / "rows.tsv")
-
-
-def test_a_header_is_refused_with_file_and_line(tmp_path: Path) -> None:
-    (tmp_path / "rows.tsv").write_text("\t".join(COLUMNS) + "\n")
-    with pytest.raises(ProduceError, match=r"rows.tsv, line 1: a header row"):
-        check_file(tmp_path / "rows.tsv")
-
-
-def test_a_file_that_is_missing_or_a_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ProduceError, match=r"gone.tsv: No such file"):
-        check_file(tmp_path / "gone.tsv")
-    with pytest.raises(ProduceError, match="directory"):
-        check_file(tmp_path)
-
-
-def test_line_endings_are_no_part_of_a_row_but_empty_last_fields_are() -> None:
-    assert lines(b"a\tb\r\nc\t\n\nd") == [b"a\tb", b"c\t", b"", b"d"]
-
-
-def test_rows_that_were_sent_before_are_left_out() -> None:
-    assert lines(b"a\nb\nc\n", first=1) == [b"b", b"c"]
-    assert lines(b"a\nb\nc\n", first=3) == []
-
-
-def test_a_file_that_ends_before_the_rows_that_were_sent_is_another_file() -> None:
-    with pytest.raises(ValueError, match="only 3 rows, but 4 were sent"):
-        lines(b"a\nb\nc\n", first=4)
-
-
-def test_rows_are_spread_over_the_time_that_the_rate_gives_them() -> None:
-    began = time.monotonic()
-    moments = [
-        time.monotonic() - began
-        for _ in _paced(cast(BinaryIO, io.BytesIO(b"x\n" * 101)), 200.0, 0, never)
-    ]
-    assert all(moment >= number / 200 - 0.051 for number, moment in enumerate(moments))
-    assert moments[-1] < 5.0
-
-
-def test_a_slow_pace_gives_way_to_a_stop() -> None:
-    began = time.monotonic()
-    rows = _paced(
-        cast(BinaryIO, io.BytesIO(b"x\n" * 9)), 0.01, 0, lambda: time.monotonic() > began + 0.2
-    )
-    assert len(list(rows)) == 1
-    assert time.monotonic() - began < 5.0
 
 
 def test_nothing_is_complained_of_when_every_row_was_delivered() -> None:
