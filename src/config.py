@@ -143,6 +143,7 @@ LARGEST: Mapping[str, int] = {
     "reconnect_seconds": MAX_SECONDS,
     "idle_seconds": MAX_SECONDS,
     "publish_seconds": MAX_SECONDS,
+    "batch_seconds": MAX_SECONDS,
 }
 
 # The first key of each group of flags in --help, in the order of Config.

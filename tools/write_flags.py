@@ -46,6 +46,10 @@ A flag that several scripts share must have the same value in each. The defaults
 of `online_train.py` are in `default_config.yaml`. The YAML file of `--config_path` overrides them,
 and a flag overrides both. A list is written `--deep_layer_dim 64,32`, a switch `--sparse` or
 `--sparse=False`.
+
+A flag that is given twice has its last value. In every path `~` means your home folder, in the YAML
+file too; `$HOME` is refused there. Wrong usage ends a script with one line and exit code 2. For a
+YAML file that line names file, line and key.
 """
 
 
