@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -219,47 +220,29 @@ class CheckpointStore:
         if not manifests:
             return
         with self._locked() as lock:
-            lock.confirm()
-            self._move_aside(manifests)
-
-    def _move_aside(self, manifests: list[Path]) -> None:
-        try:
-            target = self._make_folder(time.strftime("before-%Y%m%dT%H%M%SZ", time.gmtime()))
-            for manifest in manifests:
-                for path in (manifest, *part_files(manifest)):
-                    os.replace(path, target / path.name)
-            fsync_directory(target)
-            fsync_directory(self._directory)
-        except OSError as error:
-            raise CheckpointError(f"can't set checkpoints aside: {error}") from None
-        logger.info("%d checkpoints set aside in %s", len(manifests), target)
-
-    def _make_folder(self, name: str) -> Path:
-        """A new folder of that name, or of that name and a number: nothing is overwritten."""
-        number = 1
-        while True:
-            target = self._directory / (name if number == 1 else f"{name}-{number}")
             try:
-                target.mkdir()
-                return target
-            except FileExistsError:
-                number += 1
+                target = _move(manifests, self._directory, lock)
+            except OSError as error:
+                raise CheckpointError(f"can't set checkpoints aside: {error}") from None
+        logger.info("%d checkpoints set aside in %s", len(manifests), target)
 
     def _write(self, entries: Mapping[str, Array], unit: Unit, lock: FolderLock) -> Unit:
         """Makes a unit durable, or leaves nothing of it."""
         plan = plan_parts(entries, PART_BYTES)
         paths = [part_path(unit.path, number + 1) for number in range(len(plan.parts))]
+        # No writer meets another's file, not even if it has lost the folder and does not know.
+        token = secrets.token_hex(4)
+        asides = [path.with_name(f".{path.name}.{token}.writing.ckpt") for path in paths]
         parts: list[Part] = []
         renamed = False
         try:
-            for path, part in zip(paths, plan.parts):
-                _aside(path).unlink(missing_ok=True)
-                written = write_ckpt(_aside(path), part)
+            for path, aside, part in zip(paths, asides, plan.parts):
+                written = write_ckpt(aside, part)
                 parts.append(Part(path.name, written.bytes, written.checksum))
             unit = replace(unit, parts=parts, cut=plan.cut)
             lock.confirm()
-            for path in paths:
-                os.replace(_aside(path), path)
+            for path, aside in zip(paths, asides):
+                os.replace(aside, path)
                 renamed = True
             for path in set(part_files(unit.manifest_path)) - set(paths):
                 path.unlink()  # of a unit with this name that was damaged
@@ -267,8 +250,8 @@ class CheckpointStore:
             lock.confirm()
             atomic_write_bytes(unit.manifest_path, manifest_of(unit))
         except BaseException:
-            for path in paths:
-                _aside(path).unlink(missing_ok=True)
+            for aside in asides:
+                aside.unlink(missing_ok=True)
             if renamed:
                 with suppress(CheckpointError):  # then they may be another's already
                     lock.confirm()
@@ -293,7 +276,7 @@ class CheckpointStore:
                 logger.warning("can't remove checkpoint %s: %s", manifest, error.strerror)
 
     def _remove_leftovers(self, newest: Unit | None, lock: FolderLock) -> None:
-        for path in self._leftovers(newest):
+        for path in _leftovers(self._directory, self._prefix, newest):
             logger.info("removing %s, left by a write that was cut off", path)
             lock.confirm()
             try:
@@ -301,19 +284,21 @@ class CheckpointStore:
             except OSError as error:
                 logger.warning("can't remove %s: %s", path, error.strerror)
 
-    def _leftovers(self, newest: Unit | None) -> Iterator[Path]:
-        names = glob.escape(self._prefix) + "-1_*"
-        yield from self._directory.glob(f".{names}.writing.ckpt")
-        yield from self._directory.glob(f".{names}.tmp")
-        for path in self._directory.glob(f"{names}.ckpt"):
-            step = step_of(path, self._prefix)
-            if step is None or manifest_path_of(path).exists():
-                continue
-            if newest is not None and step < newest.step:
-                yield path
-            else:
-                # It may be a file of the user's own, so it stays until a unit overtakes it.
-                logger.warning("ignoring %s: it has no manifest beside it", path)
+
+def _leftovers(directory: Path, prefix: str, newest: Unit | None) -> Iterator[Path]:
+    """The files of writes that were cut off."""
+    names = glob.escape(prefix) + "-1_*"
+    yield from directory.glob(f".{names}.writing.ckpt")
+    yield from directory.glob(f".{names}.tmp")
+    for path in directory.glob(f"{names}.ckpt"):
+        step = step_of(path, prefix)
+        if step is None or manifest_path_of(path).exists():
+            continue
+        if newest is not None and step < newest.step:
+            yield path
+        else:
+            # It may be a file of the user's own, so it stays until a unit overtakes it.
+            logger.warning("ignoring %s: it has no manifest beside it", path)
 
 
 def _entries(network: ms.nn.Cell, vocabulary: bytes) -> dict[str, Array]:
@@ -325,8 +310,28 @@ def _entries(network: ms.nn.Cell, vocabulary: bytes) -> dict[str, Array]:
     return entries
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.writing.ckpt")
+def _move(manifests: list[Path], directory: Path, lock: FolderLock) -> Path:
+    """Moves units into a new folder inside the directory, and returns it."""
+    target = _new_folder(directory, time.strftime("before-%Y%m%dT%H%M%SZ", time.gmtime()))
+    for manifest in manifests:
+        lock.confirm()
+        for path in (manifest, *part_files(manifest)):
+            os.replace(path, target / path.name)
+    fsync_directory(target)
+    fsync_directory(directory)
+    return target
+
+
+def _new_folder(directory: Path, name: str) -> Path:
+    """A new folder of that name, or of that name and a number: nothing is overwritten."""
+    number = 1
+    while True:
+        target = directory / (name if number == 1 else f"{name}-{number}")
+        try:
+            target.mkdir()
+            return target
+        except FileExistsError:
+            number += 1
 
 
 def _kind(parameter: ms.Parameter) -> str:

@@ -32,6 +32,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.clusters
+@pytest.mark.timeout(900)  # under a minute and a half alone
 def test_ten_million_ids_are_saved_killed_and_resumed_bit_for_bit(folder: Path) -> None:
     undisturbed = start(folder, "zeros")
     assert undisturbed.stdout is not None
