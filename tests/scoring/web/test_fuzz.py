@@ -155,7 +155,7 @@ def test_requests_that_are_nearly_right_are_refused_or_scored(
         headers = {"inference-header-content-length": str(len(text))} if tail else {}
         statuses.append(status_of(app, random.choice(PATHS), text + tail, headers))
     assert max(statuses) < 500
-    assert statuses.count(200) > 10
+    assert statuses.count(200) > 3
     assert statuses.count(400) > 10
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
