@@ -119,7 +119,8 @@ class LiveRun:
         self._plan = plan
         self._flag = flag
         self._watching = StopFlag()
-        self._scripts: list[Script] = []
+        self._scripts: dict[str, Script] = {}
+        self._commands: dict[str, tuple[Sequence[str], Callable[[str], None] | None]] = {}
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> LiveRun:
@@ -172,7 +173,7 @@ class LiveRun:
         Raises:
             DemoError: One has.
         """
-        for script in self._scripts:
+        for script in self._scripts.values():
             if script.code is not None:
                 tail = "\n".join(f"  {line}" for line in script.log().splitlines()[-15:])
                 raise DemoError(
@@ -249,6 +250,15 @@ class LiveRun:
         serve = [f"--model={plan.published}", f"--port={plan.port}", f"--model_name={MODEL_NAME}"]
         self._script(["examples/serve"], "serve", serve)
 
+    def script(self, name: str) -> Script:
+        """A part: ``consumer``, ``trainer`` or ``serve``; the newest where it was started again."""
+        return self._scripts[name]
+
+    def start_again(self, name: str, *more: str) -> None:
+        """Starts a part once more, with more flags; the one before it must have ended, or end."""
+        command, on_line = self._commands[name]
+        self._script([*command, *more], name, [], on_line)
+
     def _script(
         self,
         command: Sequence[str],
@@ -256,10 +266,12 @@ class LiveRun:
         flags: Sequence[str],
         on_line: Callable[[str], None] | None = None,
     ) -> None:
-        script, *leading = command
-        log = self._plan.work_dir / f"{name}.log"
-        started = Script(script, [*leading, *flags], log, on_line)
-        self._scripts.append(started)
+        command = [*command, *flags]
+        number = "" if name not in self._scripts else f"_{time.time_ns() // 1_000_000}"
+        log = self._plan.work_dir / f"{name}{number}.log"
+        started = Script(command[0], command[1:], log, on_line)
+        self._scripts[name] = started
+        self._commands[name] = (command, on_line)
         self._closing.callback(started.stop)
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:

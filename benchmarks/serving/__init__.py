@@ -1,0 +1,1 @@
+"""How fast the scoring service answers, also while versions are swapped, and under faults."""
