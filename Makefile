@@ -9,7 +9,7 @@ SOURCES = $(wildcard *.py src examples tests benchmarks tools)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test test-unit test-crashes test-clusters test-soak test-ranks demo-ranks demo-serve lint flags services-up services-down bench bench-scale bench-scale-ranks bench-learning bench-freshness lock clean
+.PHONY: help setup demo test test-unit test-crashes test-clusters test-soak test-ranks demo-ranks demo-serve lint flags services-up services-down bench bench-scale bench-scale-ranks bench-learning bench-freshness bench-serving lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -74,6 +74,9 @@ bench-learning: setup ## how well each way learns: upstream, documented, adaptiv
 
 bench-freshness: setup ## how long until an answer has learnt from a row, and where the time goes
 	@python -m benchmarks.freshness $(BENCH_ARGS)
+
+bench-serving: setup ## latency of answers with and without swaps, and faults under load
+	@python -m benchmarks.serving $(BENCH_ARGS)
 
 lock: setup ## make requirements*.txt anew from requirements*.in
 	@tools/lock.sh
