@@ -82,6 +82,7 @@ class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
     """The records of one fetch."""
 
     next_fetch_offset: int
+    bytes_read: int
 
     def _unpack_records(
         self, handle: Any, records: Any, *_deserializers: Any
@@ -97,6 +98,7 @@ class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
             if batch is None:
                 break
             expected = self.next_fetch_offset
+            self.bytes_read += batch.size_in_bytes  # kafka-python takes turns by it
             if not batch.validate_crc():
                 found = whole_batch(batch, expected, "the checksum of its batch differs")
                 # The checksum covers the number of records too: don't go beyond the next batch.
@@ -116,7 +118,6 @@ class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
     def _passing(self, found: Iterator[Record | Unreadable]) -> Iterator[Record | Unreadable]:
         """The same records; the next fetch begins after the last one taken."""
         for record in found:
-            self.records_read += 1
             self.next_fetch_offset = record.offset + 1
             yield record
 

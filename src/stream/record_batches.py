@@ -129,7 +129,7 @@ def one_line(error: Exception) -> str:
 
 def _read_records(batch: Any, data: bytes, expected: int) -> Iterator[Record | Unreadable]:
     """The records in the decompressed part of a batch."""
-    base, first_timestamp = batch.base_offset, batch.first_timestamp
+    base, last_offset, first_timestamp = batch.base_offset, batch.last_offset, batch.first_timestamp
     broker_time = batch.max_timestamp if batch.timestamp_type else None
     place, next_offset = 0, base
     for _ in range(batch.records_count):
@@ -140,15 +140,14 @@ def _read_records(batch: Any, data: bytes, expected: int) -> Iterator[Record | U
                 raise ValueError(f"{length} bytes, but {len(data) - begin} follow")
         except (ValueError, IndexError) as error:
             # Nothing leads to the records after it.
-            last, first = max(batch.last_offset, next_offset), max(next_offset, expected)
             reason = f"the length of a record is wrong: {one_line(error)}"
-            yield Unreadable(last, first, data[place:], reason)
+            yield from _rest_of_batch(batch, max(next_offset, expected), data[place:], reason)
             return
         try:
             offset, time_delta, key, value, place = _read_fields(data, begin + 1, end)
             offset += base
-            if offset < next_offset:
-                raise ValueError(f"its offset {offset} is before the last one")
+            if not next_offset <= offset <= last_offset:
+                raise ValueError(f"its offset {offset} is not from {next_offset} to {last_offset}")
         except (ValueError, IndexError) as error:
             offset = next_offset
             if offset >= expected:
@@ -159,9 +158,14 @@ def _read_records(batch: Any, data: bytes, expected: int) -> Iterator[Record | U
                 yield Record(offset, max(stamp, -1), key, value, data[place:end])
         place, next_offset = end, offset + 1
     if place != len(data):
-        last, first = max(batch.last_offset, next_offset), max(next_offset, expected)
         reason = f"{len(data) - place} bytes follow the last record of its batch"
-        yield Unreadable(last, first, data[place:], reason)
+        yield from _rest_of_batch(batch, max(next_offset, expected), data[place:], reason)
+
+
+def _rest_of_batch(batch: Any, first: int, raw: bytes, reason: str) -> Iterator[Unreadable]:
+    """The offsets of a batch from ``first`` on, if there are any left."""
+    if first <= batch.last_offset:
+        yield Unreadable(batch.last_offset, first, raw, reason)
 
 
 def _read_fields(

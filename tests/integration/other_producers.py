@@ -38,7 +38,8 @@ def send_all(
 ) -> None:
     """Sends values and waits for their acknowledgement; the transaction stays open."""
     for value in values:
-        producer.send(topic, value, partition=partition)
+        key = b"key" if value is None else None  # kafka-python wants one of both
+        producer.send(topic, value, key=key, partition=partition)
     producer.flush(30)
 
 
