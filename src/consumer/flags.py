@@ -96,7 +96,11 @@ def _make_parser(description: str) -> argparse.ArgumentParser:
         help="where to start: committed (earliest if nothing is committed), earliest, latest, "
         "an ISO time, or partition:offset,...",
     )
-    flag("--allow_loss", action="store_true", help="continue where retention has deleted rows")
+    flag(
+        "--allow_loss",
+        action="store_true",
+        help="continue where retention has deleted rows, or messages can't be read",
+    )
     flag(
         "--max_bad_fraction",
         type=number_flag,

@@ -16,9 +16,11 @@ from src.rows.bad_rows import BadRowGuard
 from src.rows.criteo import FIELD_SIZE, ParsedRows
 from src.stream.dead_letters import DeadLetter
 from src.stream.position import Commit, Position
+from src.stream.record_batches import Unreadable
 from src.stream.row_source import HeldRows, RowSource
 
 BAD = b"no row"
+DAMAGED = b"\0"
 
 
 def line(number: int) -> bytes:
@@ -46,7 +48,10 @@ class NumberFeatures:
 
 
 class HeldInMemory:
-    """Partitions with fixed messages; an offset is the place in the list."""
+    """Partitions with fixed messages; an offset is the place in the list.
+
+    A message that begins with ``DAMAGED`` can't be read.
+    """
 
     def __init__(self, partitions: list[list[bytes]]) -> None:
         self._partitions = partitions
@@ -59,10 +64,16 @@ class HeldInMemory:
         held = []
         for part, messages in enumerate(self._partitions):
             begin = self._next[part]
-            values: list[bytes | None] = list(messages[begin : begin + limit_per_partition])
+            raw = messages[begin : begin + limit_per_partition]
+            unreadable = {
+                begin + place: Unreadable(begin + place, begin + place, value, "why")
+                for place, value in enumerate(raw)
+                if value.startswith(DAMAGED)
+            }
+            values = [None if value.startswith(DAMAGED) else value for value in raw]
             offset = np.arange(begin, begin + len(values))
             done = begin + len(values) == len(messages)
-            held.append(HeldRows(part, values, offset, offset * 10, done))
+            held.append(HeldRows(part, values, offset, offset * 10, done, unreadable))
         return held
 
     def drop(self, partition: int, rows: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from src.stream.dead_letters import DeadLetter
 from src.stream.position import Position, PositionTracker
-from tests.consumer.rows_in_memory import BAD, assembler, line, numbers
+from tests.consumer.rows_in_memory import BAD, DAMAGED, assembler, line, numbers
 
 
 def test_partitions_are_merged_one_row_each_in_turn() -> None:
@@ -48,6 +49,18 @@ def test_bad_rows_at_the_end_of_a_window_are_covered_by_the_next_window() -> Non
     assert window is not None
     assert (window["start"][0, 0], window["offset"][0, 0]) == (1, 2)
     assert counts.bad_rows == 1
+
+
+def test_a_message_that_cant_be_read_is_kept_with_its_bytes_and_reason() -> None:
+    kept: list[DeadLetter] = []
+    made, counts = assembler([[line(0), DAMAGED + line(7), BAD, line(1)]], kept=kept)
+    assert numbers(made.take(4)) == [0, 1]
+    assert counts.bad_rows == 2
+    first, second = kept
+    assert (first.offset, first.column, first.reason) == (1, "message", "why")
+    assert first.value == DAMAGED + line(7)
+    assert (second.offset, second.column, second.value) == (2, "row", BAD)
+    assert made.row_offsets() == {0: 4}
 
 
 def test_only_bad_rows_make_no_window_and_are_released() -> None:

@@ -42,6 +42,7 @@ from src.trainer.reporting import (
     LagProbe,
     MetricsCallBack,
     StepTimer,
+    age_seconds,
     restored_metrics,
 )
 from src.watching.json_lines import JsonLines
@@ -311,3 +312,10 @@ def test_timer_tells_waiting_for_a_batch_from_what_the_callbacks_do(
     timer.on_train_step_end(None)
     timer.on_train_step_begin(None)
     assert timer.waited == 0.5
+
+
+@pytest.mark.parametrize(("timestamp", "age"), [(-1, None), (-(10**15), None), (10**15, 0.0)])
+def test_the_age_of_a_row_is_unknown_without_a_time_and_0_from_the_future(
+    timestamp: int, age: float | None
+) -> None:
+    assert age_seconds(timestamp) == age

@@ -226,3 +226,21 @@ def test_a_channel_of_unknown_depth_shows_none() -> None:
     registry = CollectorRegistry()
     ConsumerNumbers(registry, ConsumerCounts(), dict, lambda: None, lambda: 5.0).update()
     assert not [name for name in samples(registry) if "channel" in name]
+
+
+def test_an_age_that_is_not_known_is_absent_also_if_it_was_known_before() -> None:
+    registry, now = CollectorRegistry(), [0.0]
+    lag = {0: PartitionLag(20, 1.5), 1: PartitionLag(3, None)}
+    consumer = ConsumerNumbers(registry, ConsumerCounts(), lambda: lag, lambda: [], lambda: now[0])
+    consumer.update()
+    assert "online_consumer_lag_seconds 0" in samples(registry)
+    assert "online_consumer_lag_seconds 1" not in samples(registry)
+    lag[0], now[0] = PartitionLag(20, None), 2.0
+    consumer.update()
+    assert "online_consumer_lag_seconds 0" not in samples(registry)
+    assert samples(registry)["online_consumer_lag_rows 0"] == 20
+
+    trainer = TrainerNumbers(registry)
+    for age in (None, 2.5, None, 3.5):
+        trainer.on_report(SimpleNamespace(**{**vars(report()), "lag_seconds": age}))
+        assert samples(registry).get("online_train_lag_seconds") == age

@@ -57,3 +57,9 @@ def test_what_json_has_no_number_for_is_null() -> None:
     report = report_of(ProgressiveMetrics(), wide_loss=math.nan, deep_loss=-math.inf)
     line = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert line["wide_loss"] is line["deep_loss"] is line["window"]["auc"] is None
+
+
+def test_an_age_that_is_not_known_is_null_and_a_question_mark() -> None:
+    report = report_of(ProgressiveMetrics(), lag_seconds=None)
+    assert json.loads(json.dumps(report.to_json()))["lag_seconds"] is None
+    assert report.line().endswith("lag ? and ?")
