@@ -87,4 +87,10 @@ def consume(
         on_round()
         if time.monotonic() - status_at >= STATUS_SECONDS:
             status_at = time.monotonic()
-            logger.info("%s, %d rows waiting", counts, source.waiting())
+            _log_status(counts, source)
+
+
+def _log_status(counts: ConsumerCounts, source: RowSource) -> None:
+    logger.info("%s, %d rows waiting", counts, source.waiting())
+    for partition, offsets in source.held_back().items():
+        logger.info("partition %d: an open transaction holds %d offsets back", partition, offsets)

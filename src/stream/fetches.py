@@ -43,13 +43,13 @@ class FetchWatch:
         consumer: A ``KafkaConsumer``.
 
     Attributes:
-        open_rows: Partition → offsets beyond the last stable one: an open transaction holds them.
+        held_back: Partition → how many offsets an open transaction holds back.
         refused: Whether the broker has refused a fetch: the topic may be gone, and another one may
             have its name. For the caller to reset.
     """
 
     def __init__(self, consumer: Any) -> None:
-        self.open_rows: dict[int, int] = {}
+        self.held_back: dict[int, int] = {}
         self.refused = False
         self._fetcher = consumer._fetcher
         self._parse = self._fetcher._parse_fetched_data
@@ -74,7 +74,7 @@ class FetchWatch:
         stable = data.last_stable_offset
         if parsed is not None and stable is not None and stable >= 0:
             self._fetcher._subscriptions.assignment[handle].highwater = stable
-            self.open_rows[handle.partition] = data.high_watermark - stable
+            self.held_back[handle.partition] = data.high_watermark - stable
         return parsed
 
 

@@ -208,6 +208,10 @@ class RowSource(TopicGroup):
             if not queue and number in self._least_end
         }
 
+    def held_back(self) -> dict[int, int]:
+        """Partition → offsets that can't be read yet, as an open transaction comes before them."""
+        return {number: count for number, count in self._fetches.held_back.items() if count > 0}
+
     def drop(self, partition: int, rows: int) -> None:
         """Releases the first held messages of a partition."""
         self._queues[partition].drop(rows)

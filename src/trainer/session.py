@@ -28,7 +28,7 @@ TOPIC_ID = "topic_id"
 
 
 WATCH_SECONDS = 2.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 3.0
 
 
 class StartError(RuntimeError):

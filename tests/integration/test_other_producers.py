@@ -73,6 +73,7 @@ def test_rows_of_aborted_transactions_are_not_read_and_an_open_one_is_no_stall(
         assert {number: lag.rows for number, lag in source.lag().items()} == {0: 8, 1: 11}
         ends = source.try_ends()
         assert ends == {0: 8, 1: 11}  # partition 0 ends before the open transaction
+        assert source.held_back() == {0: 4}
         assert source.fetched_until() == {}
 
         one.abort_transaction()
@@ -82,6 +83,7 @@ def test_rows_of_aborted_transactions_are_not_read_and_an_open_one_is_no_stall(
         source.drop(0, 4)
         assert source.fetched_until() == {0: 13}
         assert source.lag()[0].rows == 0
+        assert source.held_back() == {}
         # A fetch may begin inside of an aborted transaction, or right before its marker.
         for begin, left in ((3, [b"b0", b"b1"]), (4, [b"b0", b"b1"]), (5, [b"b0", b"b1"])):
             source.seek(Position({0: begin, 1: 11}))

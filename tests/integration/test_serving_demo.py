@@ -45,9 +45,7 @@ def test_the_demo_shows_a_page_and_ends_with_how_fresh_the_answers_were(
     ]
     log = tmp_path / "log"
     with log.open("wb") as stderr:
-        demo = subprocess.Popen(
-            [*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr
-        )
+        demo = subprocess.Popen([*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr)
     try:
         assert wait_until(
             lambda: ADDRESS.search(log.read_text()) is not None or demo.poll() is not None,
