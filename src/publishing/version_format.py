@@ -71,6 +71,7 @@ ASIDE = ".writing-"
 
 _NAME = re.compile(r"[0-9]+-[0-9a-f]{8}")
 _ROWS, _VALUES = ".rows", ".values"
+_VALUES_AT_ONCE = 4096
 _VOCABULARY_SCHEMA = pa.schema(
     [("id", pa.int32()), ("field", pa.int8()), ("value", pa.large_binary())]
 )
@@ -351,7 +352,12 @@ def _read_vocabulary(folder: Path, manifest: Manifest) -> VocabularyChange | Non
     fields = table["field"].fill_null(FREE).to_numpy().astype(np.int8)
     if ((fields < FREE) | (fields >= CATEGORICAL_SIZE)).any():
         raise ValueError(f"{VOCABULARY} has a field that is none of C1 … C26")
-    values = [value or b"" for value in table["value"].to_pylist()]
+    column = table["value"]
+    # In pieces, as others may wait for Python's lock meanwhile.
+    pieces = (
+        column.slice(begin, _VALUES_AT_ONCE) for begin in range(0, len(column), _VALUES_AT_ONCE)
+    )
+    values = [value or b"" for piece in pieces for value in piece.to_pylist()]
     return VocabularyChange(table["id"].to_numpy().astype(np.int32), fields, values)
 
 
