@@ -34,7 +34,7 @@ test-unit: setup ## the tests that need no services
 	@python -m pytest -m "not integration" $(PYTEST_ARGS)
 
 test-crashes: setup ## kill every part again and again; prints a table
-	@python -m pytest -m crashes tests/integration/test_crashes.py $(PYTEST_ARGS)
+	@python -m pytest -m crashes tests/integration $(PYTEST_ARGS)
 
 test-clusters: setup ## three brokers, transactions, large checkpoints: under ten minutes
 	@python -m pytest -m clusters $(PYTEST_ARGS)

@@ -8,7 +8,6 @@ compares the result with an undisturbed run. ``make test-crashes`` runs them all
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -47,7 +46,6 @@ from tests.integration.crashes import (
     cut_in_writing,
     final_weights,
     judge,
-    judge_rows,
     moments,
     newest_step,
 )
@@ -155,47 +153,6 @@ def test_trainer_whose_vocabulary_grows_beside_crosses(
         outcome = judge("growing vocabulary", KILLS, pipeline, reference)
     outcomes.append(outcome)
     assert_exact(outcome)
-
-
-SLOW_ROWS = 2_000
-
-
-def test_trainer_and_consumer_while_batches_are_closed_by_time(
-    stage: Stage, outcomes: list[Outcome]
-) -> None:
-    """The rows come in slowly, so that most batches are not full."""
-    folder = stage.folder / "by_time"
-    folder.mkdir()
-    growing = growing_flags(stage.dictionaries)
-    consumer_flags = ["--window_seconds=0.1", *growing]
-    trainer_flags = [*TRAINER_FLAGS, *growing, "--batch_seconds=0.1"]
-    with Pipeline(folder, stage.kafka.bootstrap_servers, stage.dictionaries, 2) as pipeline:
-        files = sample_files(folder, SLOW_ROWS, 2)
-        producer = pipeline.producer(files, f"--rate={SLOW_ROWS / 200}")
-        consumer = pipeline.consumer(*consumer_flags)
-        for seed in range(KILLS):
-            trainer = pipeline.trainer(*trainer_flags)
-            await_more_steps(pipeline, random.Random(seed).randrange(5, 30))
-            sleep_a_little(seed)(pipeline.folder)
-            if seed % 2:
-                consumer.stop(signal.SIGKILL)
-                consumer = pipeline.consumer(*consumer_flags)
-            trainer.stop(signal.SIGKILL)
-        trainer = pipeline.trainer(*trainer_flags, "--idle_seconds=15")
-        assert_ends(producer)
-        assert_ends(trainer)
-        outcome = judge_rows("closed by time", KILLS, pipeline, SLOW_ROWS)
-        report = (folder / "metrics.jsonl").read_text().splitlines()[-1]
-    outcomes.append(outcome)
-    assert (outcome.lost, outcome.doubled) == (0, 0)
-    assert json.loads(report)["life"]["rows"] == SLOW_ROWS
-    assert newest_step(folder) > SLOW_ROWS // BATCH_SIZE
-
-
-def await_more_steps(pipeline: Pipeline, steps: int) -> None:
-    """Waits until so many steps more have been trained."""
-    until = len(pipeline.loss_lines) + steps
-    assert wait_until(lambda: len(pipeline.loss_lines) >= until, LONG, 0.01), pipeline.last_log()
 
 
 def sleep_a_little(seed: int) -> Callable[[Path], None]:
