@@ -19,7 +19,6 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
-from examples.bad_rows_flag import add_bad_rows_flag
 from examples.evaluation.errors import EvaluationError
 from src.checkpoints.unit import CheckpointError
 from src.config import load_config
@@ -28,6 +27,7 @@ from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.flags import FlagParser, path_flag, path_text_flag
 from src.process.logs import configure_logging
+from src.rows.bad_rows import add_bad_rows_flag
 from src.rows.opened_file import RowFileError
 
 logger = logging.getLogger("evaluate")

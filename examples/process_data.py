@@ -24,13 +24,13 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.bad_rows_flag import add_bad_rows_flag
 from examples.dictionaries.processing import process
 from src.dictionaries.builder import DEFAULT_MIN_COUNT, DEFAULT_VOCAB_SIZE
 from src.dictionaries.dictionaries import MAP_DICT_NAME, MAX_DICT_NAME, MIN_DICT_NAME
 from src.dictionaries.errors import DictionaryError
 from src.features.drift import PROFILE_NAME
 from src.process.flags import FlagParser, path_text_flag
+from src.rows.bad_rows import add_bad_rows_flag
 from src.rows.criteo import FIELD_SIZE
 from src.rows.opened_file import RowFileError
 

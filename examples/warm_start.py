@@ -27,7 +27,6 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from tqdm import tqdm
 
-from examples.bad_rows_flag import add_bad_rows_flag
 from src.checkpoints.unit import CheckpointError, Unit
 from src.config import Config, ConfigError, load_config
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
@@ -37,7 +36,7 @@ from src.process.exit_handlers import keep_modules_until_exit
 from src.process.files import PathLike
 from src.process.flags import FlagParser, path_text_flag
 from src.process.logs import configure_logging
-from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION
+from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION, add_bad_rows_flag
 from src.rows.opened_file import RowFileError, can_be_read_again
 from src.stream.position import Position
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from src.process.arrays import Array
+from src.process.flags import number_flag
 from src.rows.criteo import BadRow
 from src.rows.opened_file import RowFileError
 
@@ -116,3 +118,22 @@ class BadLines:
         if self._unnamed:
             more, by_column = sum(self._unnamed.values()), dict(self._unnamed)
             logger.warning("%s: and %d more bad rows, by column: %s", self.name, more, by_column)
+
+
+def add_bad_rows_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--max_bad_fraction``, with the consumer's meaning and default."""
+    parser.add_argument(
+        "--max_bad_fraction",
+        type=_share,
+        default=DEFAULT_MAX_BAD_FRACTION,
+        metavar="SHARE",
+        help="largest share of bad rows in the last 10,000; above it the script stops "
+        "(%(default)s)",
+    )
+
+
+def _share(text: str) -> float:
+    share = number_flag(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
+    return share

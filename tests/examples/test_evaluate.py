@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -166,6 +168,50 @@ def test_bad_rows_are_named_by_line_and_left_out(
     found = evaluation.evaluate(scorer, path, 0, None)
     assert (found.scores().rows, found.bad_rows) == (20, 1)
     assert f"bad row: {path}:8, row: 1 fields" in caplog.text
+
+
+def test_a_compressed_file_and_a_pipe_give_the_same_scores(
+    trained: Trained, tmp_path: Path
+) -> None:
+    scorer = load_scorer(trained.unit.path, "", trained.dictionaries)
+    wanted = evaluation.evaluate(scorer, trained.data, 0, None).scores()
+    (tmp_path / "day_1").write_bytes(gzip.compress(trained.data.read_bytes()))
+    assert evaluation.evaluate(scorer, tmp_path / "day_1", 0, None).scores() == wanted
+    with subprocess.Popen(["cat", str(tmp_path / "day_1")], stdout=subprocess.PIPE) as cat:
+        assert cat.stdout is not None
+        pipe = f"/dev/fd/{cat.stdout.fileno()}"
+        assert evaluation.evaluate(scorer, pipe, 0, None).scores() == wanted
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "said"),
+    [
+        (b"", [], "no rows to score in"),
+        (b"label,I1\n", [], "line 1: 1 fields, expected 40"),
+        (b"no row\n", ["--skip_rows=1"], "no rows to score in"),
+        (b"no row\n" * 3, ["--skip_rows=1", "--max_bad_fraction=1e-4"], "a broken feed: 2 of the"),
+    ],
+)
+def test_a_file_without_rows_is_one_line_and_exit_code_1(
+    trained: Trained,
+    tmp_path: Path,
+    content: bytes,
+    flags: list[str],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "rows.tsv").write_bytes(content)
+    named = [flag for flag in trained.flags(trained.unit.path) if not flag.startswith("--data")]
+    assert main([*named, f"--data={tmp_path / 'rows.tsv'}", *flags]) == 1
+    (error,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert f"{tmp_path / 'rows.tsv'}" in error and said in error
+
+
+def test_negative_numbers_of_lines_are_refused(trained: Trained) -> None:
+    for flag in ("--skip_rows=-1", "--rows=-1"):
+        with pytest.raises(SystemExit) as caught:
+            main([*trained.flags(trained.unit.path), flag])
+        assert caught.value.code == 2
 
 
 def test_other_dictionaries_than_the_checkpoints_are_refused(trained: Trained) -> None:

@@ -283,7 +283,15 @@ def test_a_missing_file_is_one_line_and_exit_code_1(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--rows", "0"], ["--min_count", "-1"], ["--vocab_size", "38"], ["--nonsense"]]
+    "flags",
+    [
+        ["--rows", "0"],
+        ["--min_count", "-1"],
+        ["--vocab_size", "38"],
+        ["--nonsense"],
+        ["--max_bad_fraction", "1.1"],
+        ["--max_bad_fraction", "x"],
+    ],
 )
 def test_flags_that_make_no_sense_are_refused(
     flags: list[str], capsys: pytest.CaptureFixture[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,6 +180,30 @@ def test_a_file_of_less_than_a_batch_is_an_error(
     sizes = [f"--vocab_size={files.vocab_size}", f"--ckpt_path={tmp_path}"]
     assert warm_start.main([*arguments, *sizes]) == 1
     assert "has no 50 good rows" in caplog.text
+
+
+def test_bad_lines_of_a_compressed_file_are_left_out(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = files.data.read_bytes().splitlines(keepends=True)
+    (tmp_path / "day_0").write_bytes(
+        gzip.compress(b"".join([*lines[:60], b"no row\n", *lines[60:]]))
+    )
+    arguments = [f"--data={tmp_path / 'day_0'}", *files.dictionaries(), *MODEL]
+    sizes = [f"--vocab_size={files.vocab_size}", f"--ckpt_path={tmp_path / 'ckpt'}"]
+    assert warm_start.main([*arguments, *sizes, "--max_bad_fraction=0"]) == 1
+    assert "day_0: a broken feed: 1 of the last" in caplog.text
+    assert warm_start.main([*arguments, *sizes]) == 0
+    assert f"bad row: {tmp_path / 'day_0'}:61, row: 1 fields, expected 40" in caplog.text
+
+
+def test_a_pipe_is_not_read_twice(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = ["--data=-", "--epochs=2", *files.dictionaries(), *MODEL]
+    sizes = [f"--vocab_size={files.vocab_size}", f"--ckpt_path={tmp_path}"]
+    assert warm_start.main([*arguments, *sizes]) == 1
+    assert "--epochs=2 reads the rows more than once" in caplog.text
 
 
 def test_a_vocabulary_too_small_for_the_buckets_is_an_error(
