@@ -85,7 +85,7 @@ class _Snapshot:
 
 
 class Publisher:
-    """Publishes a trainer's versions. All methods are for the training thread.
+    """Publishes a trainer's versions. One thread at a time calls it, between two steps.
 
     Args:
         folder: Where versions go; it is open.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ from src.trainer.callbacks import TrainingProgress
 logger = logging.getLogger(__name__)
 
 SPARSE_SECONDS, DENSE_SECONDS = 1.0, 60.0
+LOOK_SECONDS = 0.05
 _NOT_PUBLISHED = ("cross_accumulator",)
 """The optimizer's state among the parameters of a network that predicts."""
 _MODEL_KEYS = (
@@ -176,7 +178,9 @@ def publishing_settings(config: Config) -> PublishingSettings:
 class PublishCallBack(ms.Callback):  # type: ignore[misc]
     """Publishes a version every so many seconds, and the last one when training has ended.
 
-    It comes after the ledger and the metrics.
+    It comes after the ledger and the metrics. When rows stop coming, no step ends any more. So a
+    thread publishes what the last steps have learnt as soon as it is due. A lock keeps it out of
+    the steps, in which weights change.
 
     Args:
         progress: Holds step, position and the batch.
@@ -200,6 +204,31 @@ class PublishCallBack(ms.Callback):  # type: ignore[misc]
         self._due = clock()
         self._step = progress.step
         self._trained_until_ms = 0
+        self._outside_steps = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: PublishingError | None = None
+
+    def __exit__(self, *error: object) -> None:
+        """Ends the thread; MindSpore calls this however training ends."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def on_train_step_begin(self, run_context: Any) -> None:
+        """Keeps the thread out until the step has ended.
+
+        Raises:
+            PublishingError: The thread has met it.
+        """
+        if self._publishing is None:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="publish-when-due", daemon=True)
+            self._thread.start()
+        self._outside_steps.acquire()
+        if self._failure is not None:
+            raise self._failure
 
     def on_train_step_end(self, run_context: Any) -> None:
         """Notes what has moved, and publishes when it is time.
@@ -213,10 +242,8 @@ class PublishCallBack(ms.Callback):  # type: ignore[misc]
         assert batch is not None, "the ledger comes first"
         publishing.note(batch.ids, batch.change)
         self._trained_until_ms = max(self._trained_until_ms, batch.newest_timestamp)
-        now = self._clock()
-        if now >= self._due and not publishing.is_writing:
-            self._due = now + publishing.seconds
-            self._publish(publishing)
+        self._publish_if_due(publishing)
+        self._outside_steps.release()
 
     def publish_now(self) -> None:
         """Publishes the state after the last step, and waits until that is done.
@@ -229,6 +256,27 @@ class PublishCallBack(ms.Callback):  # type: ignore[misc]
         if self._progress.step != self._step:
             self._publish(self._publishing)
         self._publishing.wait()
+
+    def _run(self) -> None:
+        """Publishes between two steps that are far apart, until training has ended."""
+        assert self._publishing is not None, "else there is no thread"
+        while not self._ended.wait(LOOK_SECONDS):
+            if not self._outside_steps.acquire(timeout=LOOK_SECONDS):
+                continue
+            try:
+                if self._progress.step != self._step:
+                    self._publish_if_due(self._publishing)
+            except PublishingError as error:
+                self._failure = error
+                return
+            finally:
+                self._outside_steps.release()
+
+    def _publish_if_due(self, publishing: Publishing) -> None:
+        now = self._clock()
+        if now >= self._due and not publishing.is_writing:
+            self._due = now + publishing.seconds
+            self._publish(publishing)
 
     def _publish(self, publishing: Publishing) -> None:
         progress = self._progress

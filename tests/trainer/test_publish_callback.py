@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import mindspore as ms
@@ -171,3 +172,11 @@ def test_a_second_trainer_can_t_publish_to_the_same_folder(growing: MemoryTopic)
     with pytest.raises(PublishingError, match="another trainer publishes to versions"):
         run(4, *ADAPTIVE, *PUBLISHING)
     other.close()
+
+
+def test_what_the_last_rows_taught_is_published_while_no_rows_come(growing: MemoryTopic) -> None:
+    run(1000, *ADAPTIVE, *PUBLISHING, "--publish_seconds=0.7", "--idle_seconds=6")
+    ended = time.time()
+    newest = max(manifests(), key=lambda manifest: manifest.version)
+    assert newest.version == ROWS // BATCH
+    assert newest.published_ms / 1000 < ended - 2, "long before the stop, which publishes too"
