@@ -46,7 +46,7 @@ def test_every_look_up_is_that_of_the_vocabulary_while_ids_are_freed_and_given_a
     grown = Vocabulary((FIRST, FIRST + 700), GrowthSettings(admit_count=2, expire_rows=60))
     known = KnownValues.of(NOTHING, np.empty(0, "S1"), NOTHING)
     freed = again = 0
-    for _ in range(80):
+    for _ in range(40):
         cells = cells_of(generator)
         _, _, change = grown.plan(*cells)
         grown.apply(change)
@@ -61,8 +61,8 @@ def test_every_look_up_is_that_of_the_vocabulary_while_ids_are_freed_and_given_a
         wanted = grown.look_up(*seen)[0][:, DENSE_SIZE:]
         np.testing.assert_array_equal(looked_up(known, seen[2]), wanted)
         assert len(known) == len(grown)
-    assert freed > 100, "ids were freed"
-    assert again > 800, "and given to other values"
+    assert freed > 50, "ids were freed"
+    assert again > 700, "and given to other values"
 
 
 def test_a_change_leaves_the_table_before_it_as_it_was() -> None:

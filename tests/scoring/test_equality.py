@@ -25,12 +25,9 @@ from src.rows.parsing import parse_messages
 from src.scoring.follower import Follower
 from src.scoring.requests.rows import rows_of_lines
 from src.scoring.requests.scores import score
-from src.trainer import consumer_link
-from src.trainer import trainer as trainer_module
 from src.trainer.publish_callback import PublishCallBack, Publishing
-from src.trainer.service import set_up_mindspore
 from tests.features.made import make_dictionaries
-from tests.trainer.memory_topic import MemoryReceiver, MemorySource, MemoryTopic, run
+from tests.trainer.memory_topic import MemoryTopic, run, train_on
 
 BATCH = 200
 STEPS = (35, 31)
@@ -175,10 +172,7 @@ class Comparison:
 def comparison(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Comparison:
     topic = TextTopic()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(consumer_link, "RowSource", lambda *_: MemorySource(topic))
-    monkeypatch.setattr(consumer_link, "attach", lambda *_: MemoryReceiver(topic))
-    monkeypatch.setattr(trainer_module, "finalize", lambda: None)
-    set_up_mindspore("CPU")
+    train_on(topic, monkeypatch)
     save_dictionaries(
         DICTIONARIES, "all_val_max_dict.pkl", "all_val_min_dict.pkl", "cat2id_dict.pkl"
     )

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 
 from online_train import train
 from src.channel.window import Provenance, make_window
@@ -16,6 +17,9 @@ from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.rows.criteo import FIELD_SIZE
 from src.stream.position import Commit, Position
+from src.trainer import consumer_link
+from src.trainer import trainer as trainer_module
+from src.trainer.service import set_up_mindspore
 from src.trainer.trainer import Trainer
 
 ROWS = 48 * 20
@@ -115,6 +119,14 @@ class MemoryReceiver:
 
     def close(self) -> None:
         pass
+
+
+def train_on(topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a trainer read this topic, without Kafka and the engine."""
+    monkeypatch.setattr(consumer_link, "TopicGroup", lambda *_: MemorySource(topic))
+    monkeypatch.setattr(consumer_link, "attach", lambda *_: MemoryReceiver(topic))
+    monkeypatch.setattr(trainer_module, "finalize", lambda: None)
+    set_up_mindspore("CPU")
 
 
 def run(max_steps: int, *flags: str) -> Trainer:

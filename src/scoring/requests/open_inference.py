@@ -18,7 +18,7 @@ from src.rows.criteo import ROW, ParsedRows
 from src.rows.short_repr import short_repr
 from src.scoring.requests.errors import RequestError
 from src.scoring.requests.rows import rows_of_columns, rows_of_row_column
-from src.scoring.requests.scores import Scores, age_ms
+from src.scoring.requests.scores import Scores, age_ms, position_of
 from src.scoring.requests.tensors import (
     BINARY_SIZE,
     DATATYPES,
@@ -167,11 +167,6 @@ def identity(manifest: Manifest, now: float) -> dict[str, Any]:
     if age is not None:
         fields.update(trained_until_ms=manifest.trained_until_ms, age_ms=age)
     return fields
-
-
-def position_of(manifest: Manifest) -> dict[str, int]:
-    """The next offset to learn, by partition."""
-    return {str(part): offset for part, offset in sorted(manifest.position.offsets.items())}
 
 
 def server_metadata(version: str) -> dict[str, Any]:

@@ -61,3 +61,8 @@ def age_ms(manifest: Manifest, now: float) -> int | None:
     if manifest.trained_until_ms <= 0:
         return None
     return max(0, round(now * 1000) - manifest.trained_until_ms)
+
+
+def position_of(manifest: Manifest) -> dict[str, int]:
+    """The next offset to learn, by partition."""
+    return {str(part): offset for part, offset in sorted(manifest.position.offsets.items())}

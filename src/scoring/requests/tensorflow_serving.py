@@ -15,9 +15,8 @@ from src.publishing.version_format import Manifest
 from src.rows.criteo import CATEGORICAL_COLUMNS, COLUMNS, DENSE_COLUMNS, ROW, ParsedRows
 from src.rows.short_repr import short_repr
 from src.scoring.requests.errors import RequestError
-from src.scoring.requests.open_inference import position_of
 from src.scoring.requests.rows import rows_of_columns, rows_of_instances, rows_of_row_column
-from src.scoring.requests.scores import Scores, age_ms
+from src.scoring.requests.scores import Scores, age_ms, position_of
 from src.scoring.requests.tensors import flat
 
 SIGNATURE = "serving_default"
