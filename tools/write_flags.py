@@ -35,6 +35,8 @@ EXAMPLES = (
     "dead_letters",
     "warm_start",
     "export_vocabulary",
+    "published",
+    "export_mindir",
     "local_services",
     "serve",
 )

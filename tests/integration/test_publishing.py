@@ -19,7 +19,7 @@ from src.checkpoints.unit import newest_unit
 from src.publishing.chain import CURRENT, read_chain, read_current
 from src.publishing.folder import VersionFolder
 from src.publishing.rebuild import rebuild, verify
-from src.publishing.version_format import DELTA, Manifest
+from src.publishing.version_format import DELTA, FULL, Manifest
 from tests.integration.pipeline import (
     BATCH_SIZE,
     LONG,
@@ -100,17 +100,38 @@ def test_versions_go_on_through_a_kill_and_a_rollback_and_each_can_be_rebuilt(
     await_version(folder, trainer, after=killed_at.version)
     assert_stops(trainer, signal.SIGTERM, 10.0)
 
-    last = served(folder)[-1]
-    unit = newest_unit(tmp_path / "ckpt", "widedeep_train")
+    found = check_versions(tmp_path)
+    assert len(found) >= 3
+    assert list(folder.glob(".writing-*")) == []
+
+
+@pytest.mark.ranks
+def test_rank_0_publishes_what_the_rows_of_all_ranks_have_moved(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    crosses = ("--cross_bits=14",)
+    assert_ends(pipeline.producer(sample_files(tmp_path, 4_000, 2)))
+    pipeline.consumer("--window_size=300", "--num_shards=2", *crosses)
+    flags = (*crosses, *PUBLISHING, "--device_target=CPU", "--max_steps=30")
+    assert_ends(pipeline.ranks("network", 2, *flags))
+    found = check_versions(tmp_path, ranks=2)
+    assert {manifest.kind for manifest in found} == {FULL, DELTA}
+
+
+def check_versions(folder: Path, ranks: int = 1) -> list[Manifest]:
+    """The last version holds the last checkpoint's weights; all versions can be rebuilt."""
+    versions = folder / "versions"
+    last = served(versions)[-1]
+    unit = newest_unit(folder / "ckpt", "widedeep_train")
     assert unit is not None
     assert (last.version, last.position) == (unit.step, unit.position)
-    assert sum(last.position.offsets.values()) == last.version * BATCH_SIZE
+    assert sum(last.position.offsets.values()) == last.version * BATCH_SIZE * ranks
     assert last.trained_until_ms > 1_600_000_000_000
-    arrays, saved = rebuild(folder, [link.name for link in served(folder)]).arrays, load(unit)
+    saved = load(unit)
+    arrays = rebuild(versions, [link.name for link in served(versions)]).arrays
     assert "cross_weight" in arrays
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, saved[name], err_msg=name)
-    found = [version.manifest for version in VersionFolder(folder).versions() if version.manifest]
-    assert len(found) >= 3
-    assert [fault for _, fault in verify(folder, found) if fault] == []
-    assert list(folder.glob(".writing-*")) == []
+    found = [version.manifest for version in VersionFolder(versions).versions() if version.manifest]
+    assert [fault for _, fault in verify(versions, found) if fault] == []
+    return found
