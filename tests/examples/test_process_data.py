@@ -215,6 +215,14 @@ def test_standard_input_named_twice_is_refused(tmp_path: Path) -> None:
     assert b"standard input: named twice" in done.stderr
 
 
+def test_rows_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    long = "x" * 1_000_000
+    path = write(tmp_path / "data.tsv", line(C1="a"), line(C1=long), line(C2=long), line(C3="b"))
+    [table] = tables(path)
+    assert table["C1"].to_pylist() == ["a", long, None, None]
+    assert table["C3"].to_pylist() == [None, None, None, "b"]
+
+
 def test_an_absurd_bound_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = [line(I1="7"), line(I3=f"{2**63 - 1}"), line(I4=f"{-(2**63)}")]
     process([write(tmp_path / "data.tsv", *lines)], tmp_path)
