@@ -28,6 +28,7 @@ from src.rows.json_wire import json_message
 from src.rows.line_blocks import MAX_LINE_BYTES
 from src.rows.opened_file import OpenedFile, ReadStopped, RowFileError, open_rows
 from src.stream.partition_reader import ANSWER_SECONDS, open_reader, records_between
+from src.stream.retries import heard_retries
 from src.stream.rows_to_send import LastRow, paced, rows_to_send
 
 logger = logging.getLogger(__name__)
@@ -198,12 +199,17 @@ class Deliveries:
         self.failed += 1
         self.first_failure = self.first_failure or f"the first at line {number + 1}: {error}"
 
-    def complaint(self) -> str:
-        """One line on the rows that were not delivered; empty where all were."""
+    def complaint(self, retried: str) -> str:
+        """One line on the rows that were not delivered; empty where all were.
+
+        Args:
+            retried: Why the broker did not take some rows at first, empty where it took all.
+        """
         undelivered = self.sent - self.delivered
         if not undelivered:
             return ""
         reason = self.first_failure or "no answer from the broker"
+        reason += f" ({retried})" if retried else ""
         hole = "; rows after it were, so --resume would leave a hole" if self.has_hole else ""
         return f"{undelivered} rows were not delivered, {reason}{hole}"
 
@@ -262,7 +268,8 @@ def send_opened(
     producer = _producer(options)
     problem = ""
     name = Path(file.name).name
-    with tqdm(desc=name, unit=" rows", position=partition, mininterval=0.5) as progress:
+    progress_bar = tqdm(desc=name, unit=" rows", position=partition, mininterval=0.5)
+    with progress_bar as progress, heard_retries() as retries:
         deliveries = Deliveries(progress)
         try:
             rows = paced(rows_to_send(file, last, passed_over, stopped), options.rate, stopped)
@@ -276,7 +283,7 @@ def send_opened(
     passed_over.sum_up()
     if passed_over.count:
         logger.warning("%s: %d lines were not sent", file.name, passed_over.count)
-    complaint = deliveries.complaint()
+    complaint = deliveries.complaint(retries.last)
     if problem or complaint:
         named = [problem, f"{file.name}: {complaint}" if complaint else ""]
         raise ProduceError("; ".join(filter(None, named)), deliveries.delivered)
