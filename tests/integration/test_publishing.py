@@ -30,6 +30,7 @@ from tests.integration.pipeline import (
     growing_flags,
     sample_files,
 )
+from tests.integration.ranks import START_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +107,7 @@ def test_versions_go_on_through_a_kill_and_a_rollback_and_each_can_be_rebuilt(
 
 
 @pytest.mark.ranks
+@pytest.mark.timeout(600)
 def test_rank_0_publishes_what_the_rows_of_all_ranks_have_moved(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -113,7 +115,7 @@ def test_rank_0_publishes_what_the_rows_of_all_ranks_have_moved(
     assert_ends(pipeline.producer(sample_files(tmp_path, 4_000, 2)))
     pipeline.consumer("--window_size=300", "--num_shards=2", *crosses)
     flags = (*crosses, *PUBLISHING, "--device_target=CPU", "--max_steps=30")
-    assert_ends(pipeline.ranks("network", 2, *flags))
+    assert_ends(pipeline.ranks("network", 2, *flags), START_SECONDS)
     found = check_versions(tmp_path, ranks=2)
     assert {manifest.kind for manifest in found} == {FULL, DELTA}
 
