@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.processes.child import run_in_child
 from benchmarks.serving.faults import FAULTS, outcome
 from benchmarks.serving.live import PREDICT, ServingRun
-from benchmarks.serving.open_loop import Answers, OpenLoop, bodies_of
+from benchmarks.serving.open_loop import Answers, OpenLoop, bodies_of, measured
 from examples.demo.plan import DemoError
 from examples.live.run import LivePlan
 from examples.services.common import ROOT, ServiceError
@@ -67,11 +67,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def measured(port: int, bodies: list[bytes], seconds: float) -> Answers:
-    """The answers of one measurement; called in a process of its own."""
-    return OpenLoop(port, PREDICT, bodies, RATE).run(seconds)
-
-
 def with_and_without_swaps(
     run: ServingRun, bodies: list[bytes], seconds: int, rounds: int
 ) -> dict[str, Any]:
@@ -84,7 +79,7 @@ def with_and_without_swaps(
             folder.roll_back(run.status()["name"])
             time.sleep(1)
         before = run.status()["swaps"]
-        found = run_in_child(measured, run.plan.port, bodies, float(seconds))
+        found = run_in_child(measured, run.plan.port, PREDICT, bodies, RATE, seconds)
         if found is None:
             raise DemoError("the load generator failed")
         if way == "without swaps":

@@ -128,6 +128,11 @@ class OpenLoop:
         return int(head.split(b" ", 2)[1]), body
 
 
+def measured(port: int, path: str, bodies: Sequence[bytes], rate: float, seconds: float) -> Answers:
+    """The answers of one measurement; for a process of its own. Arguments as for ``OpenLoop``."""
+    return OpenLoop(port, path, bodies, rate).run(seconds)
+
+
 def bodies_of(lines: Sequence[bytes], rows: int) -> list[bytes]:
     """Requests of TensorFlow Serving's dialect, each with this number of lines."""
     return [
