@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from examples.services.common import wait_until
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
-from tests.integration.crashes import OUTCOMES, TRAINER_FLAGS, judge_rows, newest_step
+from tests.integration.crashes import OUTCOMES, TRAINER_FLAGS, count_rows, judge_rows, newest_step
 from tests.integration.pipeline import (
     BATCH_SIZE,
     LONG,
@@ -26,14 +27,16 @@ from tests.integration.pipeline import (
     assert_ends,
     growing_flags,
     sample_files,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.crashes, pytest.mark.timeout(900)]
 
 KILLS = 5
-ROWS = 2_000
-ROWS_PER_SECOND = 10.0
-"""Of each partition; so slow that most batches are not full."""
+BURST = 310
+ROWS = (KILLS + 1) * BURST
+RATE = 50.0  # rows per second of each partition, so that most batches are not full
+LEARNS = re.compile("starting afresh|resuming")
 
 
 def test_trainer_and_consumer_while_batches_are_closed_by_time(
@@ -45,22 +48,26 @@ def test_trainer_and_consumer_while_batches_are_closed_by_time(
     made = DictionaryFiles.make(tmp_path)
     growing = growing_flags(made)
     consumer_flags = ["--window_seconds=0.1", *growing]
-    trainer_flags = [*TRAINER_FLAGS, *growing, "--batch_seconds=0.1"]
+    often = "--save_checkpoint_steps=5"
+    trainer_flags = [*TRAINER_FLAGS, *growing, "--batch_seconds=0.1", often]
     with Pipeline(tmp_path, kafka_service.bootstrap_servers, made, 2) as pipeline:
-        producer = pipeline.producer(sample_files(tmp_path, ROWS, 2), f"--rate={ROWS_PER_SECOND}")
         consumer = pipeline.consumer(*consumer_flags)
         for seed in range(KILLS):
             draw = random.Random(seed)
             trainer = pipeline.trainer(*trainer_flags)
-            await_more_steps(pipeline, draw.randrange(5, 30))
+            wait_for(trainer, LEARNS)
+            producer = pipeline.producer(sample_files(tmp_path, BURST, 2), f"--rate={RATE}")
+            await_more_steps(pipeline, draw.randrange(3, 7))
             time.sleep(draw.uniform(0, 0.2))
             if seed % 2:
                 consumer.stop(signal.SIGKILL)
                 consumer = pipeline.consumer(*consumer_flags)
             trainer.stop(signal.SIGKILL)
-        trainer = pipeline.trainer(*trainer_flags, "--idle_seconds=15")
-        for script in (producer, trainer):
-            assert_ends(script)
+            assert_ends(producer)
+        trainer = pipeline.trainer(*trainer_flags)
+        assert_ends(pipeline.producer(sample_files(tmp_path, BURST, 2), f"--rate={RATE}"))
+        assert wait_until(lambda: len(count_rows(pipeline.audit())) == ROWS, LONG), trainer.log()
+        assert trainer.stop(signal.SIGTERM, timeout=LONG) == 0, trainer.log()
         outcome = judge_rows("closed by time", KILLS, pipeline, ROWS)
     request.config.stash.setdefault(OUTCOMES, []).append(outcome)
     assert (outcome.lost, outcome.doubled) == (0, 0)
