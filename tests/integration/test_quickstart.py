@@ -265,7 +265,7 @@ class TestEarlyEnd:
         [
             (["--steps=3", "--rows=100"], 1, "100 rows to stream are too few for 3 steps of 50"),
             (["--data=missing.tsv"], 1, "missing.tsv: No such file"),
-            (["--data=README.md"], 1, "README.md, line 1: 1 fields, expected 40"),
+            ([f"--data={ROOT / 'README.md'}"], 1, "README.md, line 1: 1 fields, expected 40"),
             (["--batch_sise=5"], 2, "did you mean --batch_size"),
             (["--rows=0"], 2, "--rows must be positive"),
         ],
