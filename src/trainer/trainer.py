@@ -198,21 +198,19 @@ class Trainer:
 
     def step_callbacks(self, stream: StreamingDataset) -> tuple[LedgerCallBack, ms.Callback]:
         """The first and the last callback: one moves the progress, the other ends training."""
-        config = self._config
         self._stream = stream
-        self._ledger = LedgerCallBack(self.progress, stream, config.audit_path, self._follow)
-        return self._ledger, StopCallBack(self.progress, self.flag, config.max_steps)
+        self._ledger = LedgerCallBack(self.progress, stream, self._config.audit_path, self._follow)
+        return self._ledger, StopCallBack(self.progress, self.flag, self._config.max_steps)
 
     def metrics_callback(self) -> ms.Callback:
         """The callback that reports how well rows are scored before they are trained on."""
-        config = self._config
         self._metrics = MetricsCallBack(
             progress=self.progress,
-            metrics=restored_metrics(self._unit, config.metrics_window_rows),
+            metrics=restored_metrics(self._unit, self._config.metrics_window_rows),
             timer=self.timer,
             lag=LagProbe(self._source.try_ends, self._session.covering),
-            report_steps=config.report_steps,
-            output=JsonLines(config.metrics_path),
+            report_steps=self._config.report_steps,
+            output=JsonLines(self._config.metrics_path),
             session=self._session.number,
             numbers=self._numbers,
         )
@@ -245,22 +243,23 @@ class Trainer:
         Raises:
             CheckpointError: It could not be written.
         """
-        config, progress = self._config, self.progress
+        config = self._config
         self._ledger.sync()
         store.share_lock(self._store)
         unit = store.save(
             self._network,
-            progress.step,
-            self._session.covering(progress.position),
+            self.progress.step,
+            self._session.covering(self.progress.position),
             config.topic,
-            progress.dictionaries,
+            self.progress.dictionaries,
             model_shape(config),
             {**self._metrics.state(), TOPIC_ID: self._source.topic_id},
             self._growth.dump() if self._growth is not None else b"",
         )
         logger.info("checkpoint %s at position %s", unit.path, unit.position)
         self._numbers.on_saved(unit.position.reached)
-        self._session.commit(unit.position)
+        if self.failure is None:  # else its offsets mean nothing in the topic that is there now
+            self._session.commit(unit.position)
 
     @contextlib.contextmanager
     def until_stopped(self, stream: StreamingDataset) -> Iterator[None]:
