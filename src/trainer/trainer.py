@@ -243,16 +243,15 @@ class Trainer:
         Raises:
             CheckpointError: It could not be written.
         """
-        config = self._config
         self._ledger.sync()
         store.share_lock(self._store)
         unit = store.save(
             self._network,
             self.progress.step,
             self._session.covering(self.progress.position),
-            config.topic,
+            self._config.topic,
             self.progress.dictionaries,
-            model_shape(config),
+            model_shape(self._config),
             {**self._metrics.state(), TOPIC_ID: self._source.topic_id},
             self._growth.dump() if self._growth is not None else b"",
         )
