@@ -28,6 +28,7 @@ from src.stream.produce import (
     COMPRESSION_TYPES,
     ProduceError,
     ProduceOptions,
+    check_compression,
     check_partitions,
     send_opened,
     with_message_limit,
@@ -107,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name:
                 files[partition] = open_rows(name, stop.is_set)
         refuse_one_pipe_twice(files.values())
+        check_compression(arguments.compression_type)
         check_partitions(options, max(files) + 1)
         options = with_message_limit(options)
     except (ProduceError, RowFileError) as error:

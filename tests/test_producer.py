@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import producer
+from src.stream.produce import COMPRESSION_LIBRARIES, ProduceError, check_compression
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,11 @@ def test_the_documented_defaults() -> None:
     assert (arguments.file1, arguments.file2) == ("./output1.tsv", "./output2.tsv")
     assert (arguments.topic, arguments.bootstrap_servers) == ("python_test1", "localhost:9092")
     assert (arguments.rate, arguments.value_format, arguments.resume) == (0.0, "tsv", False)
+
+
+def test_a_missing_library_for_compression_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMPRESSION_LIBRARIES, "zstd", (lambda: False, "zstandard"))
+    with pytest.raises(ProduceError, match="--compression_type=zstd needs .* package zstandard"):
+        check_compression("zstd")
+    for kind in ("none", "gzip", "snappy", "lz4"):
+        check_compression(kind)

@@ -11,6 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFailedError
 
 from src.cluster.access import AccessError, Needs, check_access, unreachable
+from src.cluster.broker_list import ClusterConfigError
 from src.cluster.settings import ClientSettings
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class BrokerConnection:
             needs = Needs(reads=(topic,), group=group_id)
             check_access(self._servers, needs, CONNECT_SECONDS, stopped)
             self.consumer = _open_consumer(self._servers, group_id)
-        except AccessError as error:
+        except (AccessError, ClusterConfigError) as error:
             raise SourceError(str(error)) from None
         except (KafkaError, ValueError) as error:
             raise SourceError(f"no broker answers at {cluster}: {error}") from None

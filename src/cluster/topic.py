@@ -18,6 +18,7 @@ from kafka.errors import (
 )
 
 from src.cluster.access import AccessError, Needs, check_access
+from src.cluster.broker_list import ClusterConfigError
 from src.cluster.settings import ClientSettings
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ def ensure_topic(
             bootstrap_timeout_ms=milliseconds,
             request_timeout_ms=milliseconds,
         )
+    except ClusterConfigError as error:
+        raise TopicError(str(error)) from None
     except AccessError as error:
         raise TopicError(str(error), retriable=not error.is_final) from None
     except (KafkaError, ValueError) as error:

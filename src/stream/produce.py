@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition, codec
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 from tqdm import tqdm
 
@@ -41,6 +41,11 @@ WAIT_SECONDS = 0.01
 MAX_UNSETTLED_ROWS = 20_000
 MAX_STEP_BACK = 100_000
 COMPRESSION_TYPES = ("none", "gzip", "snappy", "lz4", "zstd")
+COMPRESSION_LIBRARIES = {
+    "snappy": (codec.has_snappy, "python-snappy"),
+    "lz4": (codec.has_lz4, "lz4"),
+    "zstd": (codec.has_zstd, "zstandard"),
+}
 FRAME_BYTES = 100  # what Kafka adds to key and value of a message that is alone in its batch
 
 
@@ -81,6 +86,20 @@ class ProduceOptions:
     resume: bool = False
     compression_type: str = "none"
     max_message_bytes: int = MAX_LINE_BYTES
+
+
+def check_compression(compression_type: str) -> None:
+    """Checks that rows can be compressed.
+
+    Raises:
+        ProduceError: A Python package is missing.
+    """
+    is_there, package = COMPRESSION_LIBRARIES.get(compression_type, (lambda: True, ""))
+    if not is_there():
+        raise ProduceError(
+            f"--compression_type={compression_type} needs the Python package {package}: "
+            "make setup installs it"
+        )
 
 
 def check_partitions(options: ProduceOptions, wanted: int) -> None:

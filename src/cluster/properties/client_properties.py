@@ -40,7 +40,7 @@ class ClientProperties:
         self.notes: list[str] = []
         self._found: dict[str, Property] = {}
         ignored = []
-        for entry in self._read():
+        for entry in _entries(path, self.notes):
             if self._is_ignored(entry.key):
                 ignored.append(entry.key)
             else:
@@ -108,10 +108,10 @@ class ClientProperties:
         self._choice(keys.TLS_VERSION, ("TLS", *map(str.upper, VERSIONS)), "TLS")
         tls = Tls(
             ca_file=self._file(keys.CA_FILE) or self._store(keys.TRUST_STORE),
-            ca_text=self._text(keys.CA_TEXT),
+            ca_text=self.text(keys.CA_TEXT),
             certificate_file=self._file(keys.CERTIFICATE_FILE) or self._store(keys.KEY_STORE),
             key_file=self._file(keys.KEY_FILE),
-            key_password=self._text(keys.KEY_PASSWORD),
+            key_password=self.text(keys.KEY_PASSWORD),
             crl_file=self._file(keys.CRL_FILE),
             checks_certificate=checks_certificate == "TRUE",
             checks_host=check == "HTTPS",
@@ -120,47 +120,22 @@ class ClientProperties:
         self._check(tls)
         return tls
 
-    def text(self, name: str) -> str:
-        """The value of ``client.id`` or ``client.rack``; empty where it is not set."""
-        return self._text(name)
-
     def milliseconds(self) -> dict[str, int]:
         """kafka-python's arguments for the durations of the file."""
         found = {}
         for name in keys.MILLISECONDS:
             if name in self._found:
-                text = self._text(name)
+                text = self.text(name)
                 if not (text.isascii() and text.isdigit() and int(text) > 0):
                     raise self._error(self._found[name], "expected milliseconds, a whole number")
                 found[name.replace(".", "_")] = int(text)
         return found
 
-    def _read(self) -> list[Property]:
-        try:
-            content = Path(self._path).read_bytes()
-            mode = os.stat(self._path).st_mode
-        except OSError as error:
-            raise ClusterConfigError(f"{self._path}: {error.strerror}") from None
-        try:
-            entries = parse_properties(content.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            raise ClusterConfigError(
-                f"{self._path}, line {line}: not UTF-8; store the file as UTF-8 or write \\uXXXX"
-            ) from None
-        except PropertiesError as error:
-            raise ClusterConfigError(f"{self._path}, line {error.line}: {error}") from None
-        if mode & (stat.S_IRGRP | stat.S_IROTH) and any(map(_holds_secret, entries)):
-            self.notes.append(
-                f"{self._path} holds a password and other users can read it: chmod 600 it"
-            )
-        return entries
-
     def _add(self, entry: Property) -> None:
         name = keys.NAMES.get(entry.key)
         if name is None:
-            hint = keys.REFUSED.get(entry.key) or _near_match(entry.key)
-            raise self._error(entry, f"not known{hint}" if not hint.startswith("is ") else hint)
+            reason = keys.REFUSED.get(entry.key) or f"not known{_near_match(entry.key)}"
+            raise self._error(entry, reason)
         other = self._found.get(name)
         if other is None:
             self._found[name] = entry
@@ -278,7 +253,8 @@ class ClientProperties:
         except PathError as error:
             raise self._error(entry, str(error)) from None
 
-    def _text(self, name: str) -> str:
+    def text(self, name: str) -> str:
+        """The value of a key; empty where it is not set."""
         return self._value(self._found[name]) if name in self._found else ""
 
     def _value(self, entry: Property) -> str:
@@ -292,6 +268,27 @@ class ClientProperties:
 
     def _error(self, entry: Property, reason: str) -> ClusterConfigError:
         return ClusterConfigError(f"{self._path}, line {entry.line}: {entry.key}: {reason}")
+
+
+def _entries(path: str, notes: list[str]) -> list[Property]:
+    """The lines of the file; a note where other users can read a password in it."""
+    try:
+        content = Path(path).read_bytes()
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ClusterConfigError(f"{path}: {error.strerror}") from None
+    try:
+        entries = parse_properties(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ClusterConfigError(
+            f"{path}, line {line}: not UTF-8; store the file as UTF-8 or write \\uXXXX"
+        ) from None
+    except PropertiesError as error:
+        raise ClusterConfigError(f"{path}, line {error.line}: {error}") from None
+    if mode & (stat.S_IRGRP | stat.S_IROTH) and any(map(_holds_secret, entries)):
+        notes.append(f"{path} holds a password and other users can read it: chmod 600 it")
+    return entries
 
 
 def _holds_secret(entry: Property) -> bool:

@@ -126,21 +126,14 @@ def kind_of_store(path: str) -> str:
 
 
 def _load_file(context: ssl.SSLContext, role: str, path: str) -> None:
-    if kind := _store_kind(path, role):
-        if kind == "PEM":
-            try:
-                context.load_verify_locations(path)
-                return
-            except ssl.SSLError:
-                pass  # it holds no certificate, or a damaged one
-        else:
-            raise TlsError(role, f"{path} is a {kind} store; PEM is needed")
-    raise TlsError(role, f"{path} holds no PEM certificate that can be read")
-
-
-def _store_kind(path: str, role: str) -> str:
     _read(path, role)
-    return kind_of_store(path)
+    kind = kind_of_store(path)
+    if kind not in ("PEM", ""):
+        raise TlsError(role, f"{path} is a {kind} store; PEM is needed")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        raise TlsError(role, f"{path} holds no PEM certificate that can be read") from None
 
 
 def _read(path: str, role: str) -> bytes:
