@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 import numpy as np
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
-from src.cluster.broker import QUICK_REQUEST_MS, RETRY_SECONDS, SourceError
+from src.cluster.broker import FETCH_WAIT_SECONDS, QUICK_REQUEST_MS, RETRY_SECONDS, SourceError
 from src.cluster.settings import ClientSettings
 from src.process.arrays import Array
 from src.stream.fetches import FetchWatch, UnreadableFetch
@@ -28,8 +28,8 @@ from src.stream.topic_group import TopicGroup
 logger = logging.getLogger(__name__)
 
 MAX_HELD_ROWS = 200_000
-UNWATCHED_SECONDS = 0.5
-"""A topic is not made anew and filled faster than that between two polls."""
+UNWATCHED_SECONDS = FETCH_WAIT_SECONDS
+"""Between two polls: so long a fetch is under way. A topic is not made anew and filled faster."""
 FETCHES_ONE_BY_ONE = 100
 """So many offsets are tried one by one where no fetch can be read."""
 
@@ -138,15 +138,15 @@ class RowSource(TopicGroup):
             SourceError: The broker stayed away for longer than reconnect_seconds, retention has
                 deleted rows before they were read, or a message can't be read.
         """
+        self._interrupted |= time.monotonic() - self._polled_at > UNWATCHED_SECONDS
+        batches: dict[Any, Sequence[Record | Unreadable]] = {}
         try:
             batches = self._broker.consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except OffsetOutOfRangeError:
             self.check_topic()
             self._skip_deleted_rows()
-            batches = {}
         except UnreadableFetch as error:
             self._pass_over(error)
-            batches = {}
         except KafkaError as error:
             self._interrupted = True
             if not error.retriable:
@@ -154,7 +154,6 @@ class RowSource(TopicGroup):
                 raise SourceError(f"reading {self._broker.topic}: {error}") from None
             # A refused or lost connection raises at once: don't ask again at full speed.
             time.sleep(min(timeout_seconds, RETRY_SECONDS))
-            batches = {}
         self._check_topic(bool(batches))
         for handle, records in batches.items():
             self._hold(handle.partition, records)
@@ -258,14 +257,21 @@ class RowSource(TopicGroup):
 
         Raises:
             OtherTopic: They are not, or there is no such topic any more.
+            SourceError: No broker could tell for reconnect_seconds.
         """
-        before, self._polled_at = self._polled_at, time.monotonic()
-        self._interrupted |= self._polled_at - before > UNWATCHED_SECONDS
-        if self._fetches.refused or (has_rows and self._interrupted):
-            self._fetches.refused = False
-            self._interrupted = not self.check_topic()
+        if has_rows and (self._interrupted or self._fetches.refused):
+            self._broker.request("checking the topic", self._verify_topic)
+            self._interrupted = self._fetches.refused = False
+        elif self._fetches.refused:
+            self._fetches.refused, self._interrupted = False, True
+            self.check_topic()
         else:
             self._identity.check_now_and_then()
+        self._polled_at = time.monotonic()
+
+    def _verify_topic(self) -> None:
+        if not self.check_topic():
+            raise KafkaTimeoutError("no answer")
 
     def _hold(self, number: int, records: Sequence[Record | Unreadable]) -> None:
         """Holds what a fetch has returned; names messages that can't be read.

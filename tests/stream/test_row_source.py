@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from src.cluster.broker import SourceError
+from src.cluster.topic_identity import OtherTopic
 from src.stream import row_source
 from src.stream.position import Position
 from src.stream.row_source import RowSource
@@ -116,3 +119,16 @@ def test_the_lag_of_a_partition_counts_what_is_held_and_what_is_not_fetched_yet(
     assert lag[1].seconds == 0.0
     rows.drop(0, 1)
     assert rows.lag()[0].rows == 3
+
+
+def test_rows_after_a_pause_are_held_only_if_the_topic_is_still_the_same(
+    memory_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_source, "UNWATCHED_SECONDS", -1.0)  # every poll is after a pause
+    with source() as rows:
+        rows.seek(Position({0: 0, 1: 0}))
+        rows.poll(0)
+        memory_broker.topic_id = UUID(int=2)
+        with pytest.raises(OtherTopic):
+            rows.poll(0)
+        assert [len(held.values) for held in rows.held(10)] == [2, 2]
