@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from src.dictionaries.fixed_width import fixed_width
 from src.dictionaries.oov import MAX_VALUE_BYTES
 from src.dictionaries.value_keys import value_keys
 from src.process.arrays import Array
@@ -79,7 +80,7 @@ class KnownValues:
         sizes = [len(column) for column in values]
         flat = np.concatenate([column[:-1] for column in ids])
         columns = np.arange(len(sizes)).repeat(sizes)
-        texts, is_learnable = _texts(pa.concat_arrays(values))
+        texts, is_learnable = fixed_width(pa.concat_arrays(values), MAX_VALUE_BYTES)
         places = np.flatnonzero((flat == unknown_ids[columns]) & is_learnable)
         keys = value_keys(columns[places], texts[places])
         flat[places] = self._ids_of(keys, flat[places])
@@ -98,24 +99,3 @@ class KnownValues:
         places = np.minimum(places, len(self._keys) - 1)
         ids: Array = np.where(self._keys[places] == keys, self._ids[places], otherwise)
         return ids
-
-
-def _texts(values: pa.Array) -> tuple[Array, Array]:
-    """Values as NumPy strings.
-
-    Returns:
-        (S[values], bool[values]: whether it is one that a trainer may have learnt).
-    """
-    ends = np.frombuffer(values.buffers()[1], dtype=np.int32)
-    ends = ends[values.offset : values.offset + len(values) + 1].astype(np.int64)
-    data = np.frombuffer(values.buffers()[2] or b"", dtype=np.uint8)
-    lengths = np.diff(ends)
-    is_learnable = lengths <= MAX_VALUE_BYTES
-    width = int(lengths[is_learnable].max(initial=1))
-    place = ends[:-1, None] + np.arange(width)
-    is_inside = (np.arange(width) < lengths[:, None]) & is_learnable[:, None]
-    cells = np.zeros((len(values), width), dtype=np.uint8)
-    cells[is_inside] = data[place[is_inside]]
-    last = cells[np.arange(len(values)), np.clip(lengths, 1, width) - 1]
-    is_learnable &= (last != 0) | (lengths == 0)  # fixed width would cut a NUL off
-    return cells.view(f"S{width}").ravel(), is_learnable

@@ -53,6 +53,8 @@ import pyarrow as pa
 from crc32c import crc32c
 
 from src.dictionaries.dictionaries import Dictionaries
+from src.dictionaries.fixed_width import fixed_width
+from src.dictionaries.oov import MAX_VALUE_BYTES
 from src.process.arrays import Array
 from src.process.files import fsync_directory
 from src.publishing.tensor_file import TensorFileError, parse_tensors, pieces_of
@@ -71,7 +73,6 @@ ASIDE = ".writing-"
 
 _NAME = re.compile(r"[0-9]+-[0-9a-f]{8}")
 _ROWS, _VALUES = ".rows", ".values"
-_VALUES_AT_ONCE = 4096
 _VOCABULARY_SCHEMA = pa.schema(
     [("id", pa.int32()), ("field", pa.int8()), ("value", pa.large_binary())]
 )
@@ -145,12 +146,13 @@ class VocabularyChange:
     Attributes:
         ids: int32[n], each once.
         fields: int8[n], 0 for C1 … 25 for C26, ``FREE`` where no value has the id.
-        values: n values, their UTF-8 bytes; empty where the id is free.
+        values: n values, their UTF-8 bytes; empty where the id is free. Those that were read are
+            S[n], as a million Python objects would hold up whatever runs beside it.
     """
 
     ids: Array
     fields: Array
-    values: Sequence[bytes]
+    values: Sequence[bytes] | Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,12 +354,10 @@ def _read_vocabulary(folder: Path, manifest: Manifest) -> VocabularyChange | Non
     fields = table["field"].fill_null(FREE).to_numpy().astype(np.int8)
     if ((fields < FREE) | (fields >= CATEGORICAL_SIZE)).any():
         raise ValueError(f"{VOCABULARY} has a field that is none of C1 … C26")
-    column = table["value"]
-    # In pieces, as others may wait for Python's lock meanwhile.
-    pieces = (
-        column.slice(begin, _VALUES_AT_ONCE) for begin in range(0, len(column), _VALUES_AT_ONCE)
-    )
-    values = [value or b"" for piece in pieces for value in piece.to_pylist()]
+    pieces = table["value"].chunks or [pa.array([], pa.large_binary())]
+    values, is_whole = fixed_width(pa.concat_arrays(pieces), MAX_VALUE_BYTES)
+    if not is_whole.all():
+        raise ValueError(f"{VOCABULARY} has a value that no trainer learns")
     return VocabularyChange(table["id"].to_numpy().astype(np.int32), fields, values)
 
 

@@ -6,7 +6,7 @@ those of the trainer. A value without an id is out of vocabulary. It gets no id 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,6 @@ from src.publishing.version_format import Contents, Manifest, PublishingError, V
 from src.rows.criteo import FIELD_SIZE, ParsedRows
 from src.scoring.forward import ACTIVATIONS, Crosses, Network
 
-_VALUES_AT_ONCE = 4096
 MAX_CROSS_BITS = 30  # as many as the key of a field has, see ``field_keys``
 
 
@@ -98,17 +97,10 @@ def _known(
     none = np.empty(0, dtype=np.int64)
     is_taken = change.fields >= 0
     before = KnownValues.of(none, np.empty(0, "S1"), none) if last is None else last
-    taken = _texts(change.values)[is_taken]
+    taken = np.asarray(change.values, dtype=np.bytes_)[is_taken]
     return before.changed(
         change.ids[~is_taken], change.fields[is_taken], taken, change.ids[is_taken]
     )
-
-
-def _texts(values: Sequence[bytes]) -> Array:
-    """S[values]. In pieces, as requests may wait for Python's lock meanwhile."""
-    at_once = range(0, len(values), _VALUES_AT_ONCE)
-    pieces = [np.array(values[begin : begin + _VALUES_AT_ONCE], np.bytes_) for begin in at_once]
-    return np.concatenate(pieces) if pieces else np.empty(0, "S1")
 
 
 def network_of(manifest: Manifest, arrays: Mapping[str, Array]) -> Network:

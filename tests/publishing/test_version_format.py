@@ -46,7 +46,7 @@ def test_a_full_version_is_read_as_it_was_written(full: Manifest, tmp_path: Path
     assert contents.vocabulary is not None
     assert contents.vocabulary.ids.tolist() == [39, 40]
     assert contents.vocabulary.fields.tolist() == [0, 25]
-    assert contents.vocabulary.values == [b"red", b"blue"]
+    assert list(contents.vocabulary.values) == [b"red", b"blue"]
     assert contents.dictionaries is not None
     same = make_dictionaries(C1_known=58)
     assert contents.dictionaries.dictionaries().fingerprint == same.fingerprint
@@ -57,7 +57,7 @@ def test_a_delta_patches_the_rows_that_moved(full: Manifest, tmp_path: Path) -> 
     contents = read_contents(tmp_path, delta)
     assert contents.vocabulary is not None and contents.dictionaries is None
     assert contents.vocabulary.fields.tolist() == [1, -1]
-    assert contents.vocabulary.values == [b"green", b""]
+    assert list(contents.vocabulary.values) == [b"green", b""]
     arrays: dict[str, Array] = {}
     patch(arrays, read_contents(tmp_path, full))
     patch(arrays, contents)

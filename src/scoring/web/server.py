@@ -22,8 +22,10 @@ from src.scoring.web.settings import KEEP_ALIVE_SECONDS, SHUTDOWN_SECONDS, Serve
 logger = logging.getLogger(__name__)
 
 BACKLOG = 512
-SWITCH_SECONDS = 0.001
-"""How long a thread may keep Python's lock while others wait for it; its default is 5 ms."""
+SWITCH_SECONDS = 1e-4
+"""How long a thread may keep Python's lock while others wait for it. By default that is 5 ms. A
+request gives the lock away some hundred times, and may wait so long each time while a version is
+loaded."""
 
 
 class ServeError(RuntimeError):
