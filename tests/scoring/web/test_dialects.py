@@ -122,7 +122,7 @@ def test_tensorflow_servings_paths_are_there(client: Client) -> None:
 @pytest.mark.parametrize(
     ("encoding", "packed"),
     [
-        ("gzip", gzip.compress(json.dumps(INSTANCES).encode())),
+        ("gzip", gzip.compress(json.dumps(INSTANCES).encode(), mtime=0)),
         ("deflate", zlib.compress(json.dumps(INSTANCES).encode())),
         ("identity", json.dumps(INSTANCES).encode()),
     ],
@@ -133,7 +133,7 @@ def test_compressed_bodies_are_read(client: Client, encoding: str, packed: bytes
     assert len(found["predictions"]) == 3
 
 
-BOMB = gzip.compress(b" " * 10_000_000)
+BOMB = gzip.compress(b" " * 10_000_000, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ BOMB = gzip.compress(b" " * 10_000_000)
         ("br", b"x", 415, "'br' is neither gzip nor deflate"),
         ("gzip, gzip", b"x", 415, "neither gzip nor deflate"),
         ("gzip", b"{}", 400, "can't be decompressed"),
-        ("gzip", gzip.compress(b"{}")[:-3], 400, "does not end where it should"),
-        ("gzip", gzip.compress(b"{}") + b"more", 400, "does not end where it should"),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-3], 400, "does not end where it should"),
+        ("gzip", gzip.compress(b"{}", mtime=0) + b"more", 400, "does not end where it should"),
         ("deflate", b"", 400, "does not end where it should"),
         ("gzip", BOMB, 413, "exceeds 100000 bytes when decompressed"),
     ],
