@@ -88,8 +88,8 @@ def with_and_without_swaps(
         else:
             swaps += run.status()["swaps"] - before
         ways[way].latencies += found.latencies
-        ways[way].failures += found.failures
-        logger.info("%s: %s, %d failed", way, found.percentiles(), len(found.failures))
+        ways[way].failures.update(found.failures)
+        logger.info("%s: %s, %d failed", way, found.percentiles(), sum(found.failures.values()))
     return {
         "swaps": swaps,
         **{
@@ -131,7 +131,7 @@ def misses(results: dict[str, Any]) -> list[str]:
     results["ratio"] = ratio
     found = [f"p99.9 with swaps is {ratio:.2f} times that without"] if ratio > MOST_RATIO else []
     rows = [results["with swaps"], results["without swaps"], *results.get("faults", [])]
-    failed = sum(len(row["failed"]) for row in rows)
+    failed = sum(sum(row["failed"].values()) for row in rows)
     return [*found, f"{failed} requests failed"] if failed else found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,13 +27,13 @@ class Answers:
 
     Attributes:
         latencies: Seconds from when a request was due to its whole answer, of good answers.
-        failures: What became of the others, one line each.
+        failures: How many others there are, by what became of them.
         versions: The versions that have answered.
         due: When each good answer's request was due, seconds from the beginning.
     """
 
     latencies: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
     versions: set[int] = field(default_factory=set)
     due: list[float] = field(default_factory=list)
 
@@ -89,13 +90,13 @@ class OpenLoop:
         answers = self.answers
         try:
             status, body = await asyncio.wait_for(self._answer(request), TIMEOUT_SECONDS)
-            found = json.loads(body)
-        except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
-            answers.failures.append(f"at {due:.1f} s: {error!r}")
+        except (OSError, EOFError, asyncio.TimeoutError) as error:
+            answers.failures[repr(error)] += 1
             return
         if status != 200:
-            answers.failures.append(f"at {due:.1f} s: {status} {body[:200]!r}")
+            answers.failures[f"{status}: {body[:200].decode(errors='replace')}"] += 1
             return
+        found = json.loads(body)
         answers.latencies.append(time.monotonic() - began - due)
         answers.due.append(due)
         answers.versions.add(int(found["version"]))

@@ -58,6 +58,8 @@ class ScoringApp:
             response = await self._response(route, scope, receive)
         except Disconnected:
             return
+        except asyncio.CancelledError:  # the server was told to stop, and this took too long
+            response = error_response(503, "the server stops")
         except RequestError as error:
             response = error_response(error.status, str(error))
         except Exception:  # a fault of ours must not look like one of the connection

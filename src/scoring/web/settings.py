@@ -15,7 +15,7 @@ WRITE_SECONDS = 20.0
 KEEP_ALIVE_SECONDS = 75
 """How long a connection may be idle between two requests."""
 MAX_CONNECTIONS = 500
-SHUTDOWN_SECONDS = 10
+SHUTDOWN_SECONDS = 20
 """How long requests that run may take after the server was told to stop."""
 LAST_REQUEST_SECONDS = 0.3
 """How long an idle connection stays open then, for a request that is on its way."""

@@ -44,7 +44,7 @@ def test_a_request_waits_from_when_it_was_due_though_the_server_was_busy_with_an
     with server([0.5]) as port:
         answers = OpenLoop(port, "/", [b"{}"], rate=20).run(0.5)
     assert len(answers.latencies) == 10
-    assert answers.failures == []
+    assert not answers.failures
     assert answers.versions == {7}
     by_due = [latency for _, latency in sorted(zip(answers.due, answers.latencies))]
     assert by_due[0] > 0.45
@@ -55,12 +55,13 @@ def test_a_request_waits_from_when_it_was_due_though_the_server_was_busy_with_an
 def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
     with server([], closes=True) as port:
         answers = OpenLoop(port, "/", [b"{}"], rate=50).run(0.3)
-    assert (len(answers.latencies), answers.failures) == (15, [])
+    assert len(answers.latencies) == 15
+    assert not answers.failures
 
 
 def test_a_request_that_nobody_answers_has_failed() -> None:
     answers = OpenLoop(1, "/", [b"{}"], rate=10).run(0.2)
-    assert len(answers.failures) == 2
+    assert sum(answers.failures.values()) == 2
     assert answers.percentiles() == {}
 
 
