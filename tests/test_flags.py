@@ -33,7 +33,9 @@ NO_PATHS = {
     "namespace",
     "sched_host",
     "start",
+    "to",
     "topic",
+    "version",
 }
 HEAVY_MODULES = ("mindpandas", "mindspore", "sklearn", "yr")  # each takes seconds to import
 

@@ -7,7 +7,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from examples.export_mindir import main, network_of
+from examples.evaluation.mindir import network_of
+from examples.export_mindir import main
 from src.publishing.chain import Chain, write_current
 from src.publishing.version_format import (
     Contents,

@@ -102,7 +102,9 @@ def test_a_worker_that_no_launcher_has_started_is_refused() -> None:
 def run_with(
     left: dict[str, str], command: list[str], folder: Path
 ) -> subprocess.CompletedProcess[str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("OMPI_")}
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "MS_"))
+    }
     environment = {**own, "PYTHONPATH": str(ROOT), **left}
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
 
@@ -140,7 +142,6 @@ print(os.environ.get("OMPI_COMM_WORLD_SIZE"), os.environ.get("OMPI_MCA_ess_base_
 """
 
 
-@pytest.mark.skipif(not Path("/usr/bin/mpirun").exists(), reason="needs Open MPI")
 def test_mpirun_starts_where_another_launch_has_left_its_variables(tmp_path: Path) -> None:
     """The real mpirun fails with these variables, and starts once they are cleared."""
     script = tmp_path / "rank.py"

@@ -58,7 +58,7 @@ def test_it_neither_spoils_the_weights_nor_the_log_loss(transform: str, absurd: 
     table = step.model.embedding_table.asnumpy()
     assert np.abs(table).max() < 0.2
     with_other_label = log_loss_of(step, ids[:1], weights[:1], 1 - label[:1])
-    assert with_other_label < 12.0
+    assert with_other_label < 60.0  # of one row: nothing in the mean over a stream
 
 
 @pytest.mark.parametrize(("absurd", "bound"), [(INT64_MAX, 9 * 13), (INT64_MIN, -13)])
