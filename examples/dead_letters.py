@@ -30,11 +30,11 @@ from src.cluster.broker import SourceError
 from src.cluster.broker_list import ClusterConfigError
 from src.cluster.settings import ClientSettings, client_settings
 from src.config import add_shared_flags
+from src.dead_letters.dead_letters import DeadLetter, read_dead_letters, time_text
+from src.dead_letters.replay import Correction, replay
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
 from src.rows.criteo import VALUE_FORMATS
-from src.stream.dead_letters import DeadLetter, read_dead_letters, time_text
-from src.stream.replay import Correction, replay
 
 logger = logging.getLogger("dead_letters")
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Callable
 
 from src.consumer.counts import ConsumerCounts
+from src.dead_letters.bad_rows import OffsetRanges
+from src.dead_letters.dead_letters import DeadLetter
 from src.process.arrays import Array
 from src.rows.bad_rows import BadRowGuard
-from src.stream.bad_rows import OffsetRanges
-from src.stream.dead_letters import DeadLetter
 from src.stream.position import Position
 
 logger = logging.getLogger(__name__)

@@ -21,10 +21,10 @@ from src.consumer.consume import consume
 from src.consumer.counts import ConsumerCounts
 from src.consumer.session_follower import OtherRanks, starting_commit
 from src.consumer.window_assembler import WindowAssembler
+from src.dead_letters.dead_letters import DeadLetterWriter, WritingStopped
 from src.process.memory import collected_rarely
 from src.process.stop import StopFlag
 from src.rows.bad_rows import BadRowGuard, BrokenFeedError
-from src.stream.dead_letters import DeadLetterWriter, WritingStopped
 from src.stream.row_source import RowSource
 from src.watching.prometheus import ConsumerNumbers, MetricsServerError, serving
 

@@ -12,12 +12,12 @@ import numpy as np
 from src.channel.merge_order import merge_order
 from src.channel.window import Provenance, make_window
 from src.consumer.bad_row_keeper import BadRowKeeper
+from src.dead_letters.dead_letters import MESSAGE, DeadLetter
 from src.dictionaries.oov import UnknownValues
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.rows.criteo import ParsedRows
 from src.rows.parsing import parse_messages
-from src.stream.dead_letters import MESSAGE, DeadLetter
 from src.stream.position import Commit, Position, advance
 from src.stream.row_source import HeldRows, RowSource
 

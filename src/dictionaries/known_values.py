@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from src.dictionaries.fixed_width import fixed_width
 from src.dictionaries.oov import MAX_VALUE_BYTES
-from src.dictionaries.value_keys import value_keys
+from src.dictionaries.value_keys import fixed_width, value_keys
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE
 

@@ -53,8 +53,8 @@ import pyarrow as pa
 from crc32c import crc32c
 
 from src.dictionaries.dictionaries import Dictionaries
-from src.dictionaries.fixed_width import fixed_width
 from src.dictionaries.oov import MAX_VALUE_BYTES
+from src.dictionaries.value_keys import fixed_width
 from src.process.arrays import Array
 from src.process.files import fsync_directory
 from src.publishing.tensor_file import TensorFileError, parse_tensors, pieces_of

@@ -9,12 +9,12 @@ import numpy as np
 from src.consumer.bad_row_keeper import BadRowKeeper
 from src.consumer.counts import ConsumerCounts
 from src.consumer.window_assembler import WindowAssembler
+from src.dead_letters.dead_letters import DeadLetter
 from src.dictionaries.oov import UnknownValues
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.rows.bad_rows import BadRowGuard
 from src.rows.criteo import FIELD_SIZE, ParsedRows
-from src.stream.dead_letters import DeadLetter
 from src.stream.position import Commit, Position
 from src.stream.record_batches import Unreadable
 from src.stream.row_source import HeldRows, RowSource

@@ -12,10 +12,10 @@ from src.cluster.broker import SourceError
 from src.consumer.bad_row_keeper import BadRowKeeper
 from src.consumer.counts import ConsumerCounts
 from src.consumer.window_assembler import WindowAssembler
+from src.dead_letters.dead_letters import DeadLetter
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.rows.bad_rows import BadRowGuard, BrokenFeedError
-from src.stream.dead_letters import DeadLetter
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource
 from tests.consumer.rows_in_memory import (

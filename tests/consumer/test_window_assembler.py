@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.stream.dead_letters import DeadLetter
+from src.dead_letters.dead_letters import DeadLetter
 from src.stream.position import Position, PositionTracker
 from tests.consumer.rows_in_memory import BAD, DAMAGED, assembler, line, numbers
 

@@ -19,8 +19,8 @@ from examples.dead_letters import (
     read_corrections,
     to_json,
 )
-from src.stream.dead_letters import DeadLetter
-from src.stream.replay import Correction
+from src.dead_letters.dead_letters import DeadLetter
+from src.dead_letters.replay import Correction
 
 MOMENT = datetime(2026, 11, 24, 10, 0, 0, tzinfo=timezone.utc)
 

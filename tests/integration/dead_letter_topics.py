@@ -9,7 +9,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from src.stream.dead_letters import DeadLetter, DeadLetterWriter, Message, deliver
+from src.dead_letters.dead_letters import DeadLetter, DeadLetterWriter, Message, deliver
 
 MOMENT = datetime(2026, 11, 24, 10, 0, 0, 250_000, timezone.utc)
 GOOD = b"1" + b"\t5" * 13 + b"\t68fd1e64" * 26

@@ -25,7 +25,7 @@ from examples.demo.script import Script
 from examples.services.common import wait_until
 from examples.services.engine_service import EngineService, engine_processes
 from examples.services.kafka_service import KafkaService
-from src.stream.dead_letters import read_dead_letters
+from src.dead_letters.dead_letters import read_dead_letters
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource
 from tests.integration.crashes import (

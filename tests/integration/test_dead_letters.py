@@ -20,18 +20,18 @@ from src.cluster.topic import ensure_topic
 from src.consumer import service as consumer_service
 from src.consumer.bad_row_keeper import BadRowKeeper
 from src.consumer.counts import ConsumerCounts
-from src.process.arrays import Array
-from src.process.ports import free_port
-from src.process.stop import StopFlag
-from src.rows.bad_rows import BadRowGuard
-from src.stream import partition_reader
-from src.stream.dead_letters import (
+from src.dead_letters.dead_letters import (
     DeadLetter,
     DeadLetterWriter,
     Message,
     WritingStopped,
     read_dead_letters,
 )
+from src.process.arrays import Array
+from src.process.ports import free_port
+from src.process.stop import StopFlag
+from src.rows.bad_rows import BadRowGuard
+from src.stream import partition_reader
 from src.stream.position import Position
 from tests.integration.conftest import TopicFactory
 from tests.integration.dead_letter_topics import (

@@ -11,10 +11,11 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from examples.services.kafka_service import KafkaService
-from src.stream import produce, replay
-from src.stream.dead_letters import DeadLetter, Message, deliver, read_dead_letters
+from src.dead_letters import replay
+from src.dead_letters.dead_letters import DeadLetter, Message, deliver, read_dead_letters
+from src.dead_letters.replay import Correction
+from src.stream import produce
 from src.stream.produce import ProduceError, ProduceOptions, last_row, send_file
-from src.stream.replay import Correction
 from tests.integration.conftest import TopicFactory
 from tests.integration.dead_letter_topics import (
     GOOD,

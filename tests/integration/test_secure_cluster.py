@@ -24,7 +24,7 @@ from examples.services.common import wait_until
 from src.cluster.access import AccessError, Needs, check_access
 from src.cluster.broker import SourceError
 from src.cluster.settings import ClientSettings, client_settings
-from src.stream.dead_letters import DeadLetterWriter
+from src.dead_letters.dead_letters import DeadLetterWriter
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource
 from tests.cluster.certificates import KEY_PASSWORD, Authority

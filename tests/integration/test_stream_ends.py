@@ -15,7 +15,7 @@ from examples.demo.script import Script
 from examples.services.common import wait_until
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
-from src.stream.dead_letters import read_dead_letters
+from src.dead_letters.dead_letters import read_dead_letters
 from tests.integration.other_producers import (
     damage,
     segment,

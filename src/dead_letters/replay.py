@@ -23,8 +23,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 from src.cluster.access import Needs
 from src.cluster.broker import SourceError
 from src.cluster.settings import ClientSettings
-from src.rows.parsing import parse_messages
-from src.stream.dead_letters import (
+from src.dead_letters.dead_letters import (
     REPLAYED,
     REPLAYING,
     DeadLetter,
@@ -38,6 +37,7 @@ from src.stream.dead_letters import (
     open_topic,
     read_dead_letter_topic,
 )
+from src.rows.parsing import parse_messages
 from src.stream.partition_reader import records_between
 
 REPLAYED_FROM = "replayed-from"

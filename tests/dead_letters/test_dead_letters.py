@@ -15,8 +15,8 @@ from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
 from src.cluster.broker import SourceError
 from src.cluster.topic import TopicError
-from src.stream import dead_letters
-from src.stream.dead_letters import (
+from src.dead_letters import dead_letters
+from src.dead_letters.dead_letters import (
     DeadLetter,
     DeadLetters,
     DeadLetterWriter,

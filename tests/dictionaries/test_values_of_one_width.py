@@ -3,8 +3,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from src.dictionaries import fixed_width as module
-from src.dictionaries.fixed_width import fixed_width
+from src.dictionaries import value_keys as module
+from src.dictionaries.value_keys import fixed_width
 
 VALUES = ["a", None, "", "x" * 8, "x" * 9, "ends with NUL\0", "\0", "ä", "a\0b", "\ud55c"]
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import consumer
+from src.dead_letters.bad_rows import OffsetRanges
 from src.rows.bad_rows import BadRowGuard, BrokenFeedError
-from src.stream.bad_rows import OffsetRanges
 
 
 def too_many_at(good: list[bool], max_fraction: float, rows: int) -> int | None:
