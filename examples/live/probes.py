@@ -10,12 +10,12 @@ from examples.live.client import Answer
 from src.rows.criteo import CATEGORICAL_SIZE, DENSE_SIZE
 
 LOGIT_MARGIN = 0.02
-"""By how much a learnt probe must score above a row that nobody has seen, in the logit."""
+"""By how much a learnt probe must score beside a row that nobody has seen, in the logit."""
 
 
-def probe_line(name: str) -> str:
-    """A clicked row without dense values; its 26 categorical values occur in no other row."""
-    return "\t".join(["1", *[""] * DENSE_SIZE, *[name] * CATEGORICAL_SIZE])
+def probe_line(name: str, is_click: bool) -> str:
+    """A row without dense values; its 26 categorical values occur in no other row."""
+    return "\t".join([str(int(is_click)), *[""] * DENSE_SIZE, *[name] * CATEGORICAL_SIZE])
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Probe:
 
     Attributes:
         name: The value of its categorical columns.
+        is_click: Its label.
         sent_at: When it was handed to the producer, seconds since 1970.
         partition: Where the broker put it; None until it has answered.
         offset: Its offset there.
@@ -33,6 +34,7 @@ class Probe:
     """
 
     name: str
+    is_click: bool
     sent_at: float
     partition: int | None = None
     offset: int = -1
@@ -43,11 +45,14 @@ class Probe:
     @property
     def line(self) -> str:
         """The row."""
-        return probe_line(self.name)
+        return probe_line(self.name, self.is_click)
 
 
 class Probes:
     """All probes of a run; safe for use by several threads.
+
+    Every other one is clicked. Were all of them, the model would learn that from what they share,
+    and the next one would have nothing to teach.
 
     Args:
         run: Part of their names, so that no other run's values are met again.
@@ -58,13 +63,14 @@ class Probes:
         self._lock = threading.Lock()
         self._waiting: list[Probe] = []
         self.all: list[Probe] = []
-        self.control = probe_line(f"{run}-control")
+        self.control = probe_line(f"{run}-control", is_click=False)
         """A row that is never sent: how the present version scores what nobody has seen."""
 
     def new(self, now: float) -> Probe:
         """The next probe, which is sent now."""
         with self._lock:
-            probe = Probe(f"{self._run}-{len(self.all):06d}", now)
+            number = len(self.all)
+            probe = Probe(f"{self._run}-{number:06d}", number % 2 == 1, now)
             self.all.append(probe)
             return probe
 
@@ -92,7 +98,8 @@ class Probes:
                 continue
             if probe.passed_at is None:
                 probe.passed_at = answer.received_at
-            if logit > control + LOGIT_MARGIN:
+            moved = logit - control if probe.is_click else control - logit
+            if moved > LOGIT_MARGIN:
                 probe.learnt_at, probe.version = answer.received_at, answer.version
         with self._lock:
             self._waiting = [probe for probe in self._waiting if probe.learnt_at is None]

@@ -51,7 +51,7 @@ def test_an_offset_is_reached_by_the_first_event_that_covers_it(tmp_path: Path) 
 def test_the_parts_add_up_to_the_time_of_the_probe(tmp_path: Path) -> None:
     for name, at in (("sent", 10.5), ("received", 10.6), ("begun", 10.8), ("trained", 10.81)):
         EventFile(tmp_path / name).add(at, {0: 9})
-    probe = Probe("a", sent_at=10.0, partition=0, offset=9, learnt_at=11.5)
+    probe = Probe("a", is_click=True, sent_at=10.0, partition=0, offset=9, learnt_at=11.5)
     versions = [manifest(9, 10_900), manifest(10, 11_400)]
     parts = median_parts([probe], tmp_path, versions)
     assert parts == pytest.approx(

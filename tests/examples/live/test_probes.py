@@ -14,7 +14,9 @@ def answer(logits: list[float], offset: int, received_at: float = 5.0, version: 
 
 def one_probe() -> tuple[Probes, Probe]:
     probes = Probes("run")
+    probes.new(1.0)
     probe = probes.new(1.0)
+    assert probe.is_click
     probes.acknowledged(probe, 0, 40)
     return probes, probe
 
@@ -38,6 +40,17 @@ def test_a_score_like_that_of_an_unseen_row_is_not_learnt() -> None:
     assert probes.waiting(10) == [probe]
     probes.judge([probe], answer([0.5, 0.5 + 2 * LOGIT_MARGIN], offset=60, received_at=6.0))
     assert (probe.passed_at, probe.learnt_at, probe.version) == (5.0, 6.0, 7)
+    assert probes.waiting(10) == []
+
+
+def test_a_probe_that_was_not_clicked_must_score_lower() -> None:
+    probes = Probes("run")
+    probe = probes.new(1.0)
+    assert not probe.is_click and probe.line.startswith("0\t")
+    probes.acknowledged(probe, 0, 40)
+    probes.judge([probe], answer([0.5, 0.5 + 2 * LOGIT_MARGIN], offset=41))
+    assert probes.waiting(10) == [probe]
+    probes.judge([probe], answer([0.5, 0.5 - 2 * LOGIT_MARGIN], offset=41))
     assert probes.waiting(10) == []
 
 
