@@ -55,7 +55,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag(
         "--max_waiting",
         type=int,
-        default=64,
+        default=128,
         help="most requests that are scored or wait; others get status 429 (%(default)s)",
     )
     flag(
