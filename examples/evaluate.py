@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
+from examples.dictionaries.flags import add_dictionary_flags
 from examples.evaluation.errors import EvaluationError
 from src.checkpoints.unit import CheckpointError
 from src.config import load_config
@@ -59,24 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="a Criteo file, label first, no header; plain, gzip or zstd; - is standard input",
     )
-    flag(
-        "--max_dict",
-        type=path_text_flag,
-        default="./all_val_max_dict.pkl",
-        help="largest value of each dense column",
-    )
-    flag(
-        "--min_dict",
-        type=path_text_flag,
-        default="./all_val_min_dict.pkl",
-        help="smallest value of each dense column",
-    )
-    flag(
-        "--map_dict",
-        type=path_text_flag,
-        default="./cat2id_dict.pkl",
-        help="ids of columns and categorical values",
-    )
+    add_dictionary_flags(parser)
     flag("--skip_rows", type=int, default=0, help="lines at the beginning to skip (0)")
     flag("--rows", type=int, help="largest number of lines to read (all)")
     add_bad_rows_flag(parser)

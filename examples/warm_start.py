@@ -27,6 +27,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from tqdm import tqdm
 
+from examples.dictionaries.flags import add_dictionary_flags
 from src.checkpoints.unit import CheckpointError, Unit
 from src.config import Config, ConfigError, load_config
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
@@ -41,6 +42,7 @@ from src.rows.opened_file import RowFileError, can_be_read_again
 from src.stream.position import Position
 
 if TYPE_CHECKING:
+    from src.checkpoints.store import CheckpointStore
     from src.features.file_batches import FileBatch
     from src.model.networks import TrainNet
 
@@ -86,24 +88,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, C
     flag("--rows", type=int, help="largest number of lines to read (all)")
     add_bad_rows_flag(parser)
     flag("--epochs", type=int, default=1, help="passes over the rows (1)")
-    flag(
-        "--max_dict",
-        type=path_text_flag,
-        default="./all_val_max_dict.pkl",
-        help="largest value of each dense column",
-    )
-    flag(
-        "--min_dict",
-        type=path_text_flag,
-        default="./all_val_min_dict.pkl",
-        help="smallest value of each dense column",
-    )
-    flag(
-        "--map_dict",
-        type=path_text_flag,
-        default="./cat2id_dict.pkl",
-        help="ids of columns and categorical values",
-    )
+    add_dictionary_flags(parser)
     arguments, others = parser.parse_known_args(argv)
     for name in ("rows", "epochs"):
         if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:
@@ -156,14 +141,7 @@ def warm_start(
     store.lock()  # a trainer may be using it, and its checkpoints are of later steps
     with contextlib.ExitStack() as closing:
         closing.callback(store.unlock)
-        if config.fresh:
-            store.set_aside()
-        found = store.newest()
-        if found is not None:
-            raise WarmStartError(
-                f"{config.ckpt_path} holds checkpoints already, such as {found.path.name}: "
-                "--ckpt_path names another folder, --fresh sets them aside"
-            )
+        _make_room(store, config)
         features = FeatureBuilder(dictionaries, config.dense_transform, config.vocab_size)
         network, _ = GetWideDeepNet(config)
         network.set_train()
@@ -190,6 +168,22 @@ def warm_start(
             features.fingerprint,
             model_shape(config),
             vocabulary=growth.dump() if growth is not None else b"",
+        )
+
+
+def _make_room(store: CheckpointStore, config: Config) -> None:
+    """Sets checkpoints aside if that is wanted.
+
+    Raises:
+        WarmStartError: There are some, and it is not.
+    """
+    if config.fresh:
+        store.set_aside()
+    found = store.newest()
+    if found is not None:
+        raise WarmStartError(
+            f"{config.ckpt_path} holds checkpoints already, such as {found.path.name}: "
+            "--ckpt_path names another folder, --fresh sets them aside"
         )
 
 

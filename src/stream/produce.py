@@ -296,7 +296,7 @@ def send_opened(
         except RowFileError as error:
             problem = str(error)
         except ReadStopped:
-            pass
+            pass  # what was sent is settled below, as after any stop
         _settle(deliveries, stopped)
         _close(producer)
     passed_over.sum_up()

@@ -25,8 +25,12 @@ from src.stream.position import Position
 
 VOCAB_SIZE = 10_000_000
 FLAGS = (
-    *("--sparse=True", f"--vocab_size={VOCAB_SIZE}", "--emb_dim=56", "--table_optimizer=adagrad"),
-    *("--deep_layer_dim=[16]", "--batch_size=50"),
+    "--sparse=True",
+    f"--vocab_size={VOCAB_SIZE}",
+    "--emb_dim=56",
+    "--table_optimizer=adagrad",
+    "--deep_layer_dim=[16]",
+    "--batch_size=50",
 )
 
 

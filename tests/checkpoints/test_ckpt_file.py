@@ -13,8 +13,18 @@ from src.checkpoints.ckpt_file import CkptFileError, read_ckpt, write_ckpt
 from src.process.arrays import Array
 
 TYPES = (
-    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float16", "float32", "float64", "bool"),
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "bool",
 )
 
 

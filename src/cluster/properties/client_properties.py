@@ -163,7 +163,7 @@ class ClientProperties:
                 try:  # quotation marks that were escaped once only
                     return parse_jaas(entry.raw)
                 except ValueError:
-                    pass
+                    pass  # the fault of the first reading is the one to name
             raise self._error(entry, str(error)) from None
 
     def _mechanism(self, jaas: Login | None) -> str:
