@@ -49,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(_group(item)))
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Long data are named by how they begin. All workers must collect the same names."""
+    if isinstance(val, (bytes, str)) and len(val) > 60:
+        return f"{val[:8]!r}, {len(val)} long"
+    return None
+
+
 def _group(item: pytest.Item) -> str:
     if HERE / "integration" not in item.path.parents:
         return "many ranks" if HERE / "ranks" in item.path.parents else ""

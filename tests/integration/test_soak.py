@@ -35,6 +35,7 @@ BATCH_SIZE = 500
 FILE_ROWS = 200_000
 MOST_ROWS_AHEAD = 2 * FILE_ROWS
 SAMPLE_SECONDS = 5.0
+REPORT_SECONDS = 600.0
 MAX_GROWTH = 0.2  # MB per million rows
 MAX_KAFKA_BYTES = 2 << 30  # its rows are deleted once a minute, and its segments a minute after
 MAX_ENGINE_LOG_BYTES = 50 << 20
@@ -144,11 +145,11 @@ def test_memory_stays_flat_and_files_stay_bounded_at_the_highest_rate(
         "--sparse",
         f"--batch_size={BATCH_SIZE}",
         "--metrics_port=19802",
-        "--idle_seconds=60",
+        "--idle_seconds=120",
     )
     watched = watched_processes(consumer, trainer, kafka_service)
     kafka_bytes = []
-    began = deleted = time.monotonic()
+    began = deleted = reported = time.monotonic()
     while (minutes := (time.monotonic() - began) / 60) < MINUTES:
         assert consumer.code is None and trainer.code is None, consumer.log() + trainer.log()
         rows = step_reached(pipeline) * BATCH_SIZE
@@ -161,15 +162,15 @@ def test_memory_stays_flat_and_files_stay_bounded_at_the_highest_rate(
         if time.monotonic() - deleted > 60:
             deleted = time.monotonic()
             feed.delete(pipeline.bootstrap_servers)
+        if time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
+            report(watched, rows, minutes)
         time.sleep(SAMPLE_SECONDS)
     feed.finish()
     assert_ends(trainer, 60 * 5)  # it trains the last rows, and idles
     assert consumer.stop(signal.SIGTERM) == 0, consumer.log()
     logged = size_of(ENGINE_LOGS) - engine_logs
-    rows_per_day = feed.produced / MINUTES * 60 * 24
-    print(f"{feed.produced} rows in {MINUTES:g} minutes")  # pytest -s shows it
-    for memory in watched:
-        print(memory.described(rows_per_day))
+    report(watched, feed.produced, MINUTES)
     print(
         f"engine logs {logged / 1e6:+.1f} MB; Kafka's files at most {max(kafka_bytes) / 1e6:.0f} MB"
     )
@@ -179,6 +180,13 @@ def test_memory_stays_flat_and_files_stay_bounded_at_the_highest_rate(
     assert max(kafka_bytes) < MAX_KAFKA_BYTES
     own = sum(size_of(path) for path in tmp_path.iterdir() if path.suffix != ".tsv")
     assert own < MAX_OWN_BYTES
+
+
+def report(watched: list[Memory], rows: int, minutes: float) -> None:
+    """Prints what the samples say up to now; ``pytest -s`` shows it."""
+    print(f"{rows:,} rows in {minutes:.0f} minutes")
+    for memory in watched:
+        print(f"  {memory.described(rows / minutes * 60 * 24)}", flush=True)
 
 
 def watched_processes(consumer: Script, trainer: Script, kafka: KafkaService) -> list[Memory]:
