@@ -54,7 +54,7 @@ def train(config: Config, trainer: Trainer) -> None:
         config.batch_size,
         trainer.stream_flag,
         trainer.link.attach_again,
-        trainer.idle_seconds,
+        trainer.idle,
         trainer.read_again,
         config.batch_seconds,
         trainer.rows_to_train,

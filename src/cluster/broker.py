@@ -44,6 +44,7 @@ class BrokerConnection:
         group_id: The group.
         reconnect_seconds: How long to wait for a broker that went away.
         stopped: Called while waiting; True gives up at once.
+        isolation_level: Whether rows of open and aborted transactions count, in Kafka's words.
 
     Attributes:
         topic: The topic.
@@ -61,6 +62,7 @@ class BrokerConnection:
         group_id: str,
         reconnect_seconds: float,
         stopped: Callable[[], bool],
+        isolation_level: str = "read_committed",
     ) -> None:
         self.topic = topic
         self._reconnect_seconds = reconnect_seconds
@@ -70,7 +72,7 @@ class BrokerConnection:
             self._servers = ClientSettings.of(cluster)
             needs = Needs(reads=(topic,), group=group_id)
             check_access(self._servers, needs, CONNECT_SECONDS, stopped)
-            self.consumer = _open_consumer(self._servers, group_id)
+            self.consumer = _open_consumer(self._servers, group_id, isolation_level)
         except (AccessError, ClusterConfigError) as error:
             raise SourceError(str(error)) from None
         except (KafkaError, ValueError) as error:
@@ -169,13 +171,13 @@ class BrokerConnection:
         return sorted(found)
 
 
-def _open_consumer(servers: ClientSettings, group_id: str) -> KafkaConsumer:
+def _open_consumer(servers: ClientSettings, group_id: str, isolation_level: str) -> KafkaConsumer:
     return KafkaConsumer(
         **servers.consumer_options(),
         group_id=group_id,
         enable_auto_commit=False,
         auto_offset_reset="none",
-        isolation_level="read_committed",
+        isolation_level=isolation_level,
         allow_auto_create_topics=False,
         bootstrap_timeout_ms=10_000,
         max_poll_records=MAX_POLL_ROWS,

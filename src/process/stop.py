@@ -6,7 +6,8 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,40 @@ class StopFlag:
     def wait(self, timeout: float | None) -> bool:
         """Sleeps until a stop or ``timeout`` seconds; returns whether a stop was asked for."""
         return self._event.wait(timeout)
+
+
+class IdleLimit:
+    """Asks for a stop when nothing has come for a while.
+
+    Args:
+        flag: Is set then.
+        seconds: How long nothing may come; 0 for ever.
+        is_held_back: Called when that time is over. If something is there that can't be had yet,
+            the time begins anew.
+    """
+
+    def __init__(
+        self, flag: StopFlag, seconds: float, is_held_back: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._flag = flag
+        self._seconds = seconds
+        self._is_held_back = is_held_back
+        self._held_back_at = float("-inf")
+
+    def check(self, idle_since: float) -> None:
+        """Sets the flag if the time is over.
+
+        Args:
+            idle_since: When something came last, in seconds of ``time.monotonic``.
+        """
+        idle = time.monotonic() - max(idle_since, self._held_back_at)
+        if not self._seconds or idle < self._seconds:
+            return
+        if self._is_held_back():
+            self._held_back_at = time.monotonic()
+            logger.info("no rows for %g s: an open transaction holds rows back", self._seconds)
+        else:
+            self._flag.set(f"no rows for {self._seconds:g} s")
 
 
 def stop_on_signals(flag: StopFlag, signals: Sequence[signal.Signals] = STOP_SIGNALS) -> None:

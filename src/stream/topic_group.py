@@ -8,9 +8,11 @@ markers of transactions, until another row came.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Callable, TypeVar
 
@@ -58,6 +60,9 @@ class TopicGroup:
         allow_loss: bool = False,
     ) -> None:
         self._broker = BrokerConnection(cluster, topic, group_id, reconnect_seconds, stopped)
+        self._connect_to_all_rows = partial(
+            BrokerConnection, cluster, topic, group_id, 0.0, stopped, "read_uncommitted"
+        )
         self._group_id = group_id
         self._identity = TopicIdentity(self._broker)
         self._offsets = TopicOffsets(self._broker, allow_loss)
@@ -152,6 +157,17 @@ class TopicGroup:
         except KafkaError as error:
             logger.debug("the ends of %s are not known: %s", self._broker.topic, error)
             return None
+
+    def holds_rows_back(self) -> bool:
+        """Whether an open transaction holds rows back: they are there, but can't be read yet.
+
+        Raises:
+            SourceError: The broker stayed away.
+        """
+        with contextlib.closing(self._connect_to_all_rows()) as broker:
+            ends = TopicOffsets(broker, allow_loss=False).ends()
+        readable = self._offsets.ends()  # asked last, so that a commit in between adds to it
+        return any(end > readable.get(number, end) for number, end in ends.items())
 
     def resolve_start(self, start: str) -> Position:
         """Where to begin reading.

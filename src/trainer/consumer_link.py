@@ -9,6 +9,7 @@ from collections.abc import Callable
 from src.channel.attaching import PacedLog, attach
 from src.channel.engine import FREEZE_SECONDS, engine_is_lost
 from src.channel.receiver import WindowReceiver
+from src.cluster.broker import SourceError
 from src.cluster.settings import client_settings
 from src.config import Config
 from src.process.stop import StopFlag
@@ -132,6 +133,15 @@ class ConsumerLink:
             config.reconnect_seconds,
             self._flag.is_set,
         )
+
+    def are_rows_held_back(self) -> bool:
+        """Whether an open transaction holds rows back; False where no broker answers."""
+        try:
+            with self.open_source() as source:
+                return source.holds_rows_back()
+        except SourceError as error:
+            logger.debug("it is not known whether a transaction is open: %s", error)
+            return False
 
     def begin_session(self, source: TopicGroup, position: Position) -> TrainerSession:
         """Begins a session at a position, which the consumer will go back to.

@@ -25,7 +25,7 @@ from src.channel.engine import ChannelError
 from src.channel.receiver import WindowReceiver
 from src.dictionaries.vocabulary import Change
 from src.process.arrays import Array
-from src.process.stop import StopFlag
+from src.process.stop import IdleLimit, StopFlag
 from src.rows.criteo import FIELD_SIZE
 from src.stream.position import Position, RowRange
 from src.trainer.admission import StreamStart, WindowAdmission
@@ -88,7 +88,7 @@ class StreamingDataset:
         flag: Ends the iteration when set, and is set when the stream is idle for too long.
         attach: Attaches to the next channel after a receiver has lost its own, waiting for its
             sender; None when the wait was stopped. It raises where there will be no sender.
-        idle_seconds: How long the stream may be idle; 0 for ever.
+        idle: Ends the stream when it is idle for too long; None never.
         read_again: Requests lost rows again, see ``WindowAdmission``.
         batch_seconds: How long a row may wait for its batch to become full; 0 for ever.
         rows_to_train: When that time is over: takes a batch's number, from 1, and the rows held.
@@ -102,7 +102,7 @@ class StreamingDataset:
         batch_size: int,
         flag: StopFlag,
         attach: Callable[[], WindowReceiver | None],
-        idle_seconds: float = 0.0,
+        idle: IdleLimit | None = None,
         read_again: Callable[[], int] | None = None,
         batch_seconds: float = 0.0,
         rows_to_train: Callable[[int, int], int] = lambda number, rows: rows,
@@ -112,7 +112,7 @@ class StreamingDataset:
         self._admission = WindowAdmission(start, read_again)
         self._growth = start.growth
         self._flag = flag
-        self._idle_seconds = idle_seconds
+        self._idle = idle or IdleLimit(flag, 0)
         self._batch_seconds = batch_seconds
         self._rows_to_train = rows_to_train
         self._cutter = BatchCutter(batch_size, start.position)
@@ -221,8 +221,8 @@ class StreamingDataset:
             if rows is not None and len(rows):
                 idle_since = self.last_row_at = time.monotonic()
                 self._cutter.add(rows, came_at=idle_since)
-            elif self._idle_seconds and time.monotonic() - idle_since >= self._idle_seconds:
-                self._flag.set(f"no rows for {self._idle_seconds:g} s")
+            else:
+                self._idle.check(idle_since)
         return self._cutter.cut()
 
     def _time_left(self, look_until: float) -> float:

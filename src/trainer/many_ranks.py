@@ -24,7 +24,7 @@ from src.model.model_config import ModelConfig
 from src.model.networks import PredictNet, TrainNet
 from src.model.wide_and_deep import NetWithLossClass
 from src.process.exit_handlers import exit_without_handlers, keep_modules_until_exit
-from src.process.stop import StopFlag
+from src.process.stop import IdleLimit, StopFlag
 from src.ranks.group import Ranks, first_line
 from src.ranks.meeting import meet, serve_as_scheduler
 from src.ranks.placement import NOT_MET_EXIT_CODE, Placement, RankError, Role, cpu_is_meant
@@ -112,7 +112,7 @@ class RankTrainer(Trainer):
         # A pipeline must not end by itself while other ranks count on its next batch.
         self.stream_flag = StopFlag()
         self._closing_by_time = SharedClosing(self.stream_flag)
-        self.idle_seconds = 0.0
+        self.idle = IdleLimit(self.stream_flag, 0)  # all ranks agree on it before each step
         self.link = RankLink(config, flag, self.stream_flag, ranks, self._lockstep)
 
     def make_step(
@@ -160,7 +160,7 @@ class RankTrainer(Trainer):
             flag=self.flag,
             batch_size=config.batch_size,
             max_steps=config.max_steps,
-            idle_seconds=config.idle_seconds,
+            idle=IdleLimit(self.flag, config.idle_seconds, self.link.are_rows_held_back),
             shared=self._shared,
             closing=self._closing_by_time,
             read_again=super().read_again,

@@ -12,7 +12,7 @@ import numpy as np
 from crc32c import crc32c
 
 from src.process.arrays import Array
-from src.process.stop import StopFlag
+from src.process.stop import IdleLimit, StopFlag
 from src.ranks.group import Ranks
 from src.ranks.placement import RankError
 from src.ranks.rounds import ROUND_SECONDS, Lockstep, SharedClosing, SharedSession
@@ -99,7 +99,7 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
         flag: Ends training, whichever rank's is set.
         batch_size: b, rows of a rank's batch.
         max_steps: Steps of this run; 0 for no limit.
-        idle_seconds: How long there may be no rows; 0 for ever.
+        idle: Ends training when there are no rows for too long.
         shared: Holds the pipeline's request for rows again.
         closing: Holds the pipeline's offer of a batch that is not full.
         read_again: Begins a new session, on rank 0.
@@ -114,7 +114,7 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
         flag: StopFlag,
         batch_size: int,
         max_steps: int,
-        idle_seconds: float,
+        idle: IdleLimit,
         shared: SharedSession,
         closing: SharedClosing,
         read_again: Callable[[], int],
@@ -127,7 +127,7 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
         self._flag = flag
         self._batch_size = batch_size
         self._max_steps = max_steps
-        self._idle_seconds = idle_seconds
+        self._idle = idle
         self._shared = shared
         self._closing = closing
         self._read_again = read_again
@@ -167,7 +167,7 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
             ):
                 self._own = self._stream.next_batch()
             if self._own is None:
-                self._check_idle_time(began)
+                self._idle.check(max(began, self._stream.last_row_at))
             ready, wants = self._own is not None, self._shared.is_wanted()
             offered = 0 if ready else self._closing.offered(number)
             stop, everyone = self._lockstep.round(
@@ -187,11 +187,6 @@ class StepTogether(ms.Callback):  # type: ignore[misc]
         """Whether this rank has something to report before its batch is there."""
         offered = self._closing.offered(self._progress.steps_done + 1)
         return self._flag.is_set() or self._shared.is_wanted() or offered > 0
-
-    def _check_idle_time(self, began: float) -> None:
-        idle = time.monotonic() - max(began, self._stream.last_row_at)
-        if self._idle_seconds and idle >= self._idle_seconds:
-            self._flag.set(f"no rows for {self._idle_seconds:g} s")
 
     def _begin_session(self) -> None:
         session = self._ranks.share(self._lockstep.on_first(self._read_again))

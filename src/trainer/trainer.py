@@ -32,7 +32,7 @@ from src.model.model_config import ModelConfig, model_shape
 from src.model.networks import PredictNet, TrainNet, make_train_step
 from src.model.row_reset import RowReset
 from src.model.wide_and_deep import NetWithLossClass
-from src.process.stop import StopFlag
+from src.process.stop import IdleLimit, StopFlag
 from src.stream.topic_group import TopicGroup
 from src.trainer.admission import StreamStart
 from src.trainer.audit_trail import begin_audit
@@ -93,7 +93,7 @@ class Trainer:
 
     Attributes:
         stream_flag: Ends the stream of batches.
-        idle_seconds: How long the stream may be idle before it stops the run; 0 for ever.
+        idle: Stops the run when the stream is idle for too long.
         link: The connection to the consumer.
         timer: Times the steps.
         progress: How far training has come; there after ``begin_session``.
@@ -108,8 +108,8 @@ class Trainer:
 
     def __init__(self, config: Config, flag: StopFlag) -> None:
         self.flag = self.stream_flag = flag
-        self.idle_seconds = config.idle_seconds
         self.link = ConsumerLink(config, flag, flag)
+        self.idle = IdleLimit(flag, config.idle_seconds, self.link.are_rows_held_back)
         self.timer = StepTimer()
         self._config = config
         self._store = CheckpointStore(

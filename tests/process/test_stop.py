@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from src.process.stop import StopFlag
+from src.process.stop import IdleLimit, StopFlag
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def start(body: str) -> subprocess.Popen[str]:
     """Runs a script whose main thread waits while another prints the reason for the stop."""
     script = """
         import ctypes, os, socket, threading, time
-        from src.process.stop import StopFlag, stop_on_signals
+        from src.process.stop import IdleLimit, StopFlag, stop_on_signals
         flag = StopFlag()
         stop_on_signals(flag)
         def report():
@@ -123,3 +123,20 @@ def test_the_first_reason_counts_among_threads() -> None:
         assert flag.is_set()
         assert flag.wait(None)
         assert set(seen) == {flag.reason}
+
+
+def test_idle_time_ends_a_run_and_begins_anew_while_something_is_held_back() -> None:
+    flag, answers = StopFlag(), [True, True, False]
+    limit = IdleLimit(flag, 0.05, lambda: answers.pop(0))
+    began = time.monotonic()
+    while not flag.wait(0.001):
+        limit.check(began)
+    assert flag.reason == "no rows for 0.05 s"
+    assert not answers
+    assert time.monotonic() - began >= 3 * 0.05
+
+
+def test_without_a_limit_idle_time_ends_nothing() -> None:
+    flag = StopFlag()
+    IdleLimit(flag, 0).check(float("-inf"))
+    assert not flag.is_set()

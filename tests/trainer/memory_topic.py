@@ -100,6 +100,9 @@ class MemorySource:
     def try_ends(self) -> dict[int, int]:
         return {0: ROWS}
 
+    def holds_rows_back(self) -> bool:
+        return False
+
 
 class MemoryReceiver:
     """Hands all rows behind the committed position out as one window."""

@@ -11,7 +11,7 @@ import pytest
 
 from src.channel.batches import FILLER_LABEL
 from src.process.arrays import Array
-from src.process.stop import StopFlag
+from src.process.stop import IdleLimit, StopFlag
 from src.ranks.rounds import Lockstep, SharedClosing, SharedSession
 from src.stream.position import Position
 from src.trainer.admission import StreamStart
@@ -62,7 +62,7 @@ class Rank:
             flag=self.flag,
             batch_size=BATCH,
             max_steps=0,
-            idle_seconds=0.0,
+            idle=IdleLimit(self.flag, 0),
             shared=SharedSession(),
             closing=closing,
             read_again=lambda: SESSION,

@@ -16,7 +16,7 @@ from src.dictionaries.growth import Growth
 from src.dictionaries.oov import UnknownValues
 from src.dictionaries.vocabulary import GrowthSettings
 from src.process.arrays import Array
-from src.process.stop import StopFlag
+from src.process.stop import IdleLimit, StopFlag
 from src.rows.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 from src.stream.position import GapError, Position
 from src.trainer.admission import DatasetError, StreamStart
@@ -101,7 +101,7 @@ def dataset(
         batch_size,
         flag,
         attach=lambda: None,
-        idle_seconds=idle_seconds,
+        idle=IdleLimit(flag, idle_seconds),
         batch_seconds=cast(float, options.pop("batch_seconds", 0.0)),
     )
 
@@ -181,13 +181,14 @@ def asking_dataset(items: list[object], *later: list[object]) -> tuple[Streaming
         sessions.append(SESSION + 1 + len(sessions))
         return sessions[-1]
 
+    flag = StopFlag()
     stream = StreamingDataset(
         receivers.pop(),
         StreamStart(Position({0: 0, 1: 0}), SESSION),
         batch_size=4,
-        flag=StopFlag(),
+        flag=flag,
         attach=lambda: receivers.pop() if receivers else None,
-        idle_seconds=0.05,
+        idle=IdleLimit(flag, 0.05),
         read_again=read_again,
     )
     return stream, sessions

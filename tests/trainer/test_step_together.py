@@ -13,7 +13,7 @@ import pytest
 
 from src.checkpoints.unit import CheckpointError
 from src.process.arrays import Array
-from src.process.stop import StopFlag
+from src.process.stop import IdleLimit, StopFlag
 from src.ranks.placement import RankError
 from src.ranks.rounds import Lockstep, SharedClosing, SharedSession
 from src.stream.position import Position, RowRange
@@ -156,7 +156,7 @@ class TrainingRank:
             flag=self.flag,
             batch_size=BATCH,
             max_steps=options.get("max_steps", 0),
-            idle_seconds=options.get("idle_seconds", 0.0),
+            idle=IdleLimit(self.flag, options.get("idle_seconds", 0.0)),
             shared=self.shared,
             closing=self.closing,
             read_again=lambda: next(self.sessions),
