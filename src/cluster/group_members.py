@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from kafka.errors import KafkaError, for_code
 from kafka.protocol.admin import DescribeGroupsRequest
 
 from src.cluster.broker import REQUEST_MS, BrokerConnection, SourceError
+from src.cluster.messages import ConsumerGroupDescribeRequest
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +40,31 @@ def members_text(broker: BrokerConnection, group_id: str) -> str:
 
 
 def find_members(broker: BrokerConnection, group_id: str) -> list[str]:
-    """The group's live members; none where the broker does not tell."""
+    """The group's live members, of the classic protocol or of ``group.protocol=consumer``.
+
+    None where the broker does not tell.
+    """
+    return _described(
+        broker, DescribeGroupsRequest(groups=[group_id], include_authorized_operations=False)
+    ) or _described(
+        broker,
+        ConsumerGroupDescribeRequest(group_ids=[group_id], include_authorized_operations=False),
+    )
+
+
+def _described(broker: BrokerConnection, request: Any) -> list[str]:
+    """The members in the answer to a request about one group."""
     consumer = broker.consumer
     try:
         if not consumer._coordinator.ensure_coordinator_ready(REQUEST_MS):
             return []
-        future = consumer._manager.send(
-            DescribeGroupsRequest(groups=[group_id], include_authorized_operations=False),
-            node_id=consumer._coordinator.coordinator(),
-        )
+        future = consumer._manager.send(request, node_id=consumer._coordinator.coordinator())
         (group,) = consumer._net.run(consumer._manager.wait_for, future, REQUEST_MS).groups
-    except KafkaError as error:
-        logger.debug("the members of group %s are not known: %s", group_id, error)
+    except KafkaError as error:  # an older broker, too, does not know the newer request
+        logger.debug("%s: %s", request.name, error)
         return []
     if group.error_code:
-        logger.debug("the members of group %s: %s", group_id, for_code(group.error_code).__name__)
+        logger.debug("%s: %s", request.name, for_code(group.error_code).__name__)
         return []
     return [f"{one.client_id} at {one.client_host.lstrip('/')}" for one in group.members]
 
