@@ -11,10 +11,13 @@ from src.cluster.broker_list import ClusterConfigError
 from src.cluster.settings import client_settings
 from src.cluster.topic import TopicError, ensure_topic
 from src.config import add_shared_flags
-from src.process.flags import FlagParser
+from src.process.flags import FlagParser, count_flag
 from src.process.logs import configure_logging
 
 logger = logging.getLogger("kafka_client")
+
+MAX_PARTITIONS = 10_000  # Kafka's controllers refuse more in one request
+MAX_COPIES = 32_767  # the largest number of Kafka's protocol
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,16 +25,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = FlagParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_shared_flags(parser, "bootstrap_servers", "kafka_config", "topic")
     parser.add_argument(
-        "--num_partitions", type=int, default=2, help="number of partitions, one per file"
+        "--num_partitions",
+        type=count_flag(1, MAX_PARTITIONS),
+        default=2,
+        help="number of partitions, one per file",
     )
     parser.add_argument(
-        "--replication_factor", type=int, default=1, help="number of copies of each partition"
+        "--replication_factor",
+        type=count_flag(1, MAX_COPIES),
+        default=1,
+        help="number of copies of each partition",
     )
-    arguments = parser.parse_args(argv)
-    for name in ("num_partitions", "replication_factor"):
-        if getattr(arguments, name) <= 0:
-            parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

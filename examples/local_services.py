@@ -19,7 +19,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from examples.services.common import HOST, ROOT, ServiceError
 from examples.services.left_running import LocalServices
-from src.process.flags import FlagParser, path_flag
+from src.process.flags import FlagParser, path_flag, port_flag
 
 logger = logging.getLogger("local_services")
 
@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="start both, stop what up has started, or show which of them run",
     )
     parser.add_argument(
-        "--kafka_port", type=int, default=9092, help="the broker's port (%(default)s)"
+        "--kafka_port", type=port_flag, default=9092, help="the broker's port (%(default)s)"
     )
     parser.add_argument(
         "--data_dir",

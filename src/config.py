@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from src.config_values import PathText, ValueProblem, converted
+from src.config_values import PathText, TopicName, ValueProblem, converted
 from src.process.flags import FlagParser, did_you_mean, path_flag
 from src.process.strict_yaml import YamlFileError, YamlMapping, read_yaml_documents
 
@@ -28,7 +28,7 @@ class Config:
     dataset_name: str
     bootstrap_servers: str
     kafka_config: PathText
-    topic: str
+    topic: TopicName
     group_id: str
     reconnect_seconds: float
     batch_size: int
@@ -127,6 +127,7 @@ NOT_EMPTY_KEYS = (
     "min_dict",
     "map_dict",
     "ckpt_path",
+    "metrics_host",
 )
 MAX_TABLE = 2**31 - 1  # ids are int32
 MAX_SECONDS = 10**9  # about thirty years; Python's own waits end at three hundred

@@ -198,12 +198,37 @@ def test_wrong_type_of_a_flag_is_an_argparse_error(
         ("keep_prob: 0.0", "keep_prob: must be above 0 and at most 1, not 0.0"),
         ("seed: 4294967296", "seed: must be at most 4294967295, not 4294967296"),
         ("ckpt_prefix: a/b", "ckpt_prefix: 'a/b' can't begin a file's name"),
+        ("topic: a b", "topic: 'a b' is no topic's name"),
+        ("topic: ä", "topic: 'ä' is no topic's name"),
+        ("topic: ..", "topic: '..' is no topic's name"),
+        (f"topic: {'t' * 245}", "topic: a topic's name of 245 characters; at most 244"),
+        ("topic: __consumer_offsets", "topic: __consumer_offsets is a topic of Kafka's own"),
+        ('group_id: "a\\nb"', r"group_id: 'a\nb' holds a control character"),
+        ('namespace: "\\0"', r"namespace: '\x00' holds a control character"),
+        (f"group_id: {'g' * 10_001}", "group_id: a text of 10,001 characters; at most 10,000"),
+        ('metrics_host: ""', "metrics_host: must not be empty"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_value_that_is_not_allowed_is_named(line: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         load_config([user_file(tmp_path, line)])
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("topic", ["t" * 244, "a.b-c_d", "2024-01-01", "_schemas", "..."])
+def test_whatever_kafka_allows_as_a_topics_name_is_taken(topic: str) -> None:
+    assert load_config([f"--topic={topic}"]).topic == topic
+
+
+@pytest.mark.parametrize("key", ["topic", "group_id", "address"])
+def test_a_flag_with_bytes_of_no_utf8_is_refused(
+    key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load_config([f"--{key}=a\udcff"])
+    assert f"argument --{key}: 'a\\udcff' holds bytes of no UTF-8" in capsys.readouterr().err
+    assert load_config(["--ckpt_path=a\udcff"]).ckpt_path == "a\udcff"  # a file's name may
 
 
 def test_missing_user_file_is_one_line() -> None:

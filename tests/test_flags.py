@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import kafka_client
+from examples import local_services
 from examples.services.common import ROOT
 from src.config import make_parser as make_trainer_parser
 from src.config import read_defaults
@@ -129,3 +131,36 @@ def test_help_needs_no_heavy_module_and_wrong_usage_is_one_line(script: str) -> 
         "exit code 0",
         "exit code 2",
     ]
+
+
+@pytest.mark.parametrize("value", ["-1", "-1e-3", "-.5", "-1,2"])
+def test_a_value_that_begins_with_a_minus_sign_is_a_value(value: str) -> None:
+    parser = FlagParser()
+    parser.add_argument("--x")
+    assert parser.parse_args(["--x", value]).x == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["--num_partitions=0"], "must be from 1 to 10000, not 0"),
+        (["--num_partitions=99999999999"], "must be from 1 to 10000, not 99999999999"),
+        (["--replication_factor=40000"], "must be from 1 to 32767, not 40000"),
+        (["--replication_factor=two"], "expected a whole number, not 'two'"),
+    ],
+)
+def test_numbers_that_kafka_cannot_take_are_refused(
+    argv: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        kafka_client.parse_args(argv)
+    assert stopped.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "9092x"])
+def test_a_port_that_cannot_be_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        local_services.parse_args(["status", f"--kafka_port={port}"])
+    assert stopped.value.code == 2
+    assert "argument --kafka_port: " in capsys.readouterr().err

@@ -35,6 +35,7 @@ from src.cluster.access import AccessError, Needs, check_access
 from src.cluster.broker import SourceError
 from src.cluster.settings import ClientSettings
 from src.cluster.topic import TopicError, ensure_topic
+from src.stream.closing import CLOSE_SECONDS, close_producer
 from src.stream.partition_reader import open_reader, records_between
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,6 @@ REQUEST_SECONDS = 10.0
 RETRY_SECONDS = 0.5
 WAIT_SECONDS = 0.005
 REPORT_SECONDS = 5.0
-CLOSE_SECONDS = 0.5
 
 NOT_RETRIED = (
     AuthorizationError,
@@ -274,18 +274,6 @@ def open_producer(
         allow_auto_create_topics=False,
         metrics_enabled=False,
     )
-
-
-def close_producer(producer: KafkaProducer) -> None:
-    """Closes a producer; what it has not sent yet is given up."""
-    try:
-        producer.close(timeout=CLOSE_SECONDS)
-    except KafkaError:
-        # kafka-python's close (3.0.12) raises where messages are still in flight, and its thread
-        # goes on sending them.
-        producer._sender.force_close()
-        producer._sender.join(CLOSE_SECONDS)
-        producer.close(timeout=CLOSE_SECONDS)
 
 
 def deliver(

@@ -29,7 +29,6 @@ from src.dead_letters.dead_letters import (
     DeadLetter,
     DeadLetters,
     Message,
-    close_producer,
     dead_topic,
     deliver,
     now_text,
@@ -38,6 +37,7 @@ from src.dead_letters.dead_letters import (
     read_dead_letter_topic,
 )
 from src.rows.parsing import parse_messages
+from src.stream.closing import close_producer
 from src.stream.partition_reader import records_between
 
 REPLAYED_FROM = "replayed-from"

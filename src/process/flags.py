@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Callable, NoReturn
 
 from src.process.paths import PathError, expanded_path
 
@@ -20,6 +21,8 @@ class FlagParser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **options})
+        # What begins so is a value and no flag; argparse's own pattern leaves -1e-3 and -1,2 out.
+        self._negative_number_matcher = re.compile(r"-\.?[0-9]")
 
     def parse_args(  # type: ignore[override]  # argparse's has one signature per namespace
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -89,3 +92,22 @@ def number_flag(text: str) -> float:
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
     return number
+
+
+def count_flag(least: int, most: int) -> Callable[[str], int]:
+    """The ``type`` of a flag that takes a whole number from ``least`` to ``most``."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, not {text!r}") from None
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, not {number}")
+        return number
+
+    return convert
+
+
+port_flag = count_flag(1, 65_535)
+"""The ``type`` of a flag that names a TCP port."""

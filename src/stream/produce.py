@@ -27,6 +27,7 @@ from src.rows.criteo import ROW, BadRow
 from src.rows.json_wire import json_message
 from src.rows.line_blocks import MAX_LINE_BYTES
 from src.rows.opened_file import OpenedFile, ReadStopped, RowFileError, open_rows
+from src.stream.closing import CLOSE_SECONDS, close_producer
 from src.stream.partition_reader import ANSWER_SECONDS, open_reader, records_between
 from src.stream.retries import heard_retries
 from src.stream.rows_to_send import LastRow, paced, rows_to_send
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 DELIVERY_SECONDS = 60.0
 SETTLE_SECONDS = DELIVERY_SECONDS + 5.0
 STOP_SETTLE_SECONDS = 3.0
-CLOSE_SECONDS = 0.5
 WAIT_SECONDS = 0.01
+NO_ANSWER = "no answer from the broker"
 MAX_UNSETTLED_ROWS = 20_000
 MAX_STEP_BACK = 100_000
 COMPRESSION_TYPES = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -227,7 +228,7 @@ class Deliveries:
         undelivered = self.sent - self.delivered
         if not undelivered:
             return ""
-        reason = self.first_failure or "no answer from the broker"
+        reason = self.first_failure or NO_ANSWER
         reason += f" ({retried})" if retried else ""
         hole = "; rows after it were, so --resume would leave a hole" if self.has_hole else ""
         return f"{undelivered} rows were not delivered, {reason}{hole}"
@@ -298,7 +299,7 @@ def send_opened(
         except ReadStopped:
             pass  # what was sent is settled below, as after any stop
         _settle(deliveries, stopped)
-        _close(producer)
+        close_producer(producer)
     passed_over.sum_up()
     if passed_over.count:
         logger.warning("%s: %d lines were not sent", file.name, passed_over.count)
@@ -343,14 +344,8 @@ def _settle(deliveries: Deliveries, stopped: Callable[[], bool]) -> None:
             stopping = True
             give_up_at = min(give_up_at, time.monotonic() + STOP_SETTLE_SECONDS)
         time.sleep(WAIT_SECONDS)
-
-
-def _close(producer: KafkaProducer) -> None:
-    try:
-        producer.close(timeout=CLOSE_SECONDS)
-    except KafkaError:
-        # Rows are still in flight. They already count as not delivered.
-        logger.debug("the Kafka producer did not close in time")
+    if deliveries.unsettled and not deliveries.failed:
+        deliveries.first_failure = NO_ANSWER  # closing the producer gives these rows up
 
 
 def _send_rows(

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from examples.services.kafka_service import KafkaService
 from src.cluster.topic import ensure_topic
 from src.process.ports import free_port
 from src.rows.criteo import COLUMNS
+from src.stream import produce
+from src.stream.produce import ProduceError
 from tests.integration.conftest import TopicFactory
 from tests.integration.pipeline import assert_ends, assert_nothing_left, assert_stops, sample_files
 
@@ -329,4 +332,22 @@ def test_a_stop_while_the_broker_is_away_ends_in_time_and_counts_the_rows_lost(
             assert script.stop(signal.SIGTERM) == 1
             assert time.monotonic() - asked < 6
             assert re.search(r"\d+ rows were not delivered, no answer", script.log())
+            assert "Traceback" not in script.log()
             assert_nothing_left(script)
+
+
+@pytest.mark.clusters
+def test_a_broker_that_stays_away_ends_the_producer_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(produce, "DELIVERY_SECONDS", 11.0)  # 60 in use
+    (path,) = sample_files(tmp_path, 20_000, 1)
+    with KafkaService(tmp_path / "kafka", free_port()) as service:
+        options = produce.ProduceOptions(service.bootstrap_servers, "rows", rate=100)
+        ensure_topic(service.bootstrap_servers, "rows", 1, 1)
+        threading.Timer(4.0, service.kill).start()
+        began = time.monotonic()
+        with pytest.raises(ProduceError, match=r"rows were not delivered, the first at line \d+"):
+            produce.send_file(path, 0, options, lambda: False)
+        assert time.monotonic() - began < 30
+    assert "trying again: KafkaConnectionError" in caplog.text
