@@ -121,7 +121,7 @@ def client_settings(bootstrap_servers: str, kafka_config: str) -> ClientSettings
         properties.login(protocol),
         properties.tls(protocol),
         properties.milliseconds(),
-        properties.text(keys.CLIENT_ID) or CLIENT_ID,
-        properties.text(keys.CLIENT_RACK),
+        properties.name(keys.CLIENT_ID) or CLIENT_ID,
+        properties.name(keys.CLIENT_RACK),
         tuple(properties.notes),
     )

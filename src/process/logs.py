@@ -11,8 +11,14 @@ def configure_logging(level: int = logging.INFO) -> None:
     """Sets up the root logger.
 
     kafka-python and MindPandas report every connection and retry. Our own modules log what matters
-    of it in one line.
+    of it in one line. A standard file that is closed becomes ``/dev/null``: otherwise the next
+    connection or file would get its number, and what is printed would go there.
     """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )

@@ -20,6 +20,7 @@ _SEPARATORS = {
     b" ": "blanks",
 }
 _REMOVE_IT = "remove it (tail -n +2)"
+_CR_ALONE = "lines seem to end in CR alone: make them end in LF (tr '\\r' '\\n')"
 _LEAST_SEPARATORS = 12
 _COUNTED = [[b"%d" % number for number in range(first, first + len(COLUMNS))] for first in (0, 1)]
 """The headers of 40 columns without names. They would be rows if they stood elsewhere."""
@@ -39,7 +40,8 @@ def first_line_fault(line: bytes) -> str | None:
         return fault
     line = line.removeprefix(codecs.BOM_UTF8).removesuffix(b"\r")
     if len(line) > MAX_LINE_BYTES:
-        return f"no line end in the first {MAX_LINE_BYTES:,} bytes: not a file of lines"
+        no_end = f"no line end in the first {MAX_LINE_BYTES:,} bytes: not a file of lines"
+        return _CR_ALONE if b"\r" in line else no_end
     fields = line.split(b"\t")
     fault_of_row = line_fault(line)
     if fault_of_row is None:
@@ -47,7 +49,7 @@ def first_line_fault(line: bytes) -> str | None:
     if not line:
         return f"an empty line: {_REMOVE_IT}"
     if b"\r" in line:
-        return "lines seem to end in CR alone: make them end in LF (tr '\\r' '\\n')"
+        return _CR_ALONE
     column, reason = fault_of_row
     return (
         _separator_fault(line)
@@ -56,6 +58,11 @@ def first_line_fault(line: bytes) -> str | None:
         or _count_fault(fields)
         or (reason if column == ROW else f"{column}: {reason}") + _hint(line, fields, column)
     )
+
+
+def fault_without_end(line: bytes) -> str | None:
+    """What is wrong with a file that holds these bytes and no line feed; it may still grow."""
+    return binary_fault(line) or (_CR_ALONE if b"\r" in line[:-1] else None)
 
 
 def binary_fault(line: bytes) -> str | None:

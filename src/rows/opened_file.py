@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import reduction
@@ -13,8 +15,10 @@ from typing import Any, Callable
 
 from src.process.files import PathLike
 from src.rows.compression import CompressionError, plain_pieces
-from src.rows.first_line import binary_fault, first_line_fault
+from src.rows.first_line import fault_without_end, first_line_fault
 from src.rows.line_blocks import MAX_LINE_BYTES, LineBlock, line_blocks
+
+logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
 _READ_BYTES = 1 << 18
@@ -58,6 +62,10 @@ class OpenedFile:
         self.name = "standard input" if is_standard_input else str(path)
         self.bytes_read = 0
         self._head = b""  # was read from a pipe for the first line, and is to be read again
+        if is_standard_input and sys.__stdin__ is None:
+            raise RowFileError(
+                "standard input is closed"
+            )  # its number may be another file's by now
         with self._named_errors():
             # A named pipe without a writer would block the call, whatever signals come.
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -70,6 +78,8 @@ class OpenedFile:
         self.size = status.st_size if self.is_regular else None
         self._begin = os.lseek(self._number, 0, os.SEEK_CUR) if self.is_regular else 0
         self.identity = (status.st_dev, status.st_ino)
+        if os.isatty(self._number):
+            logger.warning("%s is a terminal: type rows; Ctrl-D at a line's begin ends", self.name)
 
     def __enter__(self) -> OpenedFile:
         return self
@@ -127,7 +137,7 @@ class OpenedFile:
         self.bytes_read = 0
         line, end, _ = begin.partition(b"\n")
         is_whole = bool(end) or len(begin) > MAX_LINE_BYTES
-        fault = first_line_fault(line) if is_whole else binary_fault(line)
+        fault = first_line_fault(line) if is_whole else fault_without_end(line)
         if fault is not None:
             raise RowFileError(f"{self.name}, line 1: {fault}")
 

@@ -287,3 +287,16 @@ def test_files_for_tls_without_tls_are_worth_a_note(read: Read) -> None:
     settings = read("security.protocol=PLAINTEXT\nssl.endpoint.identification.algorithm=\n")
     assert "ssl.endpoint.identification.algorithm: not used" in settings.notes[0]
     assert settings.tls is None
+
+
+@pytest.mark.parametrize("key", ["client.id", "client.rack"])
+def test_names_that_would_break_a_brokers_log_are_refused(read: Read, key: str) -> None:
+    with pytest.raises(ClusterConfigError, match=rf"line 1: {key}: 'a\\nb' holds a control char"):
+        read(f"{key}=a\\nb\n")
+
+
+def test_quotation_marks_are_part_of_a_value_and_said_to_be(read: Read) -> None:
+    lines = "security.protocol=SASL_SSL\nsasl.mechanism=PLAIN\nsasl.username=u\n"
+    settings = read(f'{lines}sasl.password="p"\n')
+    assert settings.login["sasl_plain_password"] == '"p"'
+    assert any("line 4: sasl.password: its quotation marks" in note for note in settings.notes)

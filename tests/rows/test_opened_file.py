@@ -6,6 +6,8 @@ import gzip
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from examples.services.common import ROOT
 from src.rows.opened_file import (
     OpenedFile,
     ReadStopped,
@@ -203,3 +206,31 @@ def test_a_pipe_is_read_only_once(tmp_path: Path) -> None:
     refuse_one_pipe_twice(files)
     for file in (*pipes, *files):
         file.close()
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_lines_that_end_in_cr_alone_are_named(tmp_path: Path, is_long: bool) -> None:
+    path = tmp_path / "mac.tsv"
+    path.write_bytes(DATA[: None if is_long else 1_000].replace(b"\n", b"\r"))
+    with pytest.raises(RowFileError, match="line 1: lines seem to end in CR alone"):
+        open_rows(path)
+
+
+def test_a_closed_standard_input_is_named_and_no_other_file_read_for_it() -> None:
+    code = (
+        "import os; from src.process.logs import configure_logging\n"
+        "from src.rows.opened_file import OpenedFile\n"
+        "configure_logging(); assert os.readlink('/proc/self/fd/0') == '/dev/null'\n"
+        "OpenedFile('-')"
+    )
+    command = ["bash", "-c", f'exec "{sys.executable}" -c "$0" <&-', code]
+    ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr.endswith("RowFileError: standard input is closed\n")
+
+
+def test_a_terminal_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = os.openpty()
+    with OpenedFile(f"/dev/fd/{theirs}"):
+        assert "is a terminal: type rows" in caplog.text
+    os.close(ours)
+    os.close(theirs)

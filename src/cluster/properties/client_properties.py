@@ -16,6 +16,7 @@ from src.cluster.properties import keys
 from src.cluster.properties.jaas import PLAIN_MODULE, Login, parse_jaas
 from src.cluster.properties.syntax import PropertiesError, Property, expanded, parse_properties
 from src.cluster.properties.tls import VERSIONS, Tls, TlsError, kind_of_store
+from src.config_values import ValueProblem, converted
 from src.process.flags import did_you_mean
 from src.process.paths import PathError, expanded_path
 
@@ -136,6 +137,9 @@ class ClientProperties:
         if name is None:
             reason = keys.REFUSED.get(entry.key) or f"not known{_near_match(entry.key)}"
             raise self._error(entry, reason)
+        if len(entry.value) > 1 and entry.value[0] == entry.value[-1] and entry.value[0] in "\"'":
+            where = f"{self._path}, line {entry.line}: {entry.key}"
+            self.notes.append(f"{where}: its quotation marks are part of the value")
         other = self._found.get(name)
         if other is None:
             self._found[name] = entry
@@ -256,6 +260,13 @@ class ClientProperties:
     def text(self, name: str) -> str:
         """The value of a key; empty where it is not set."""
         return self._value(self._found[name]) if name in self._found else ""
+
+    def name(self, key: str) -> str:
+        """As ``text``, for what brokers log: without control characters."""
+        try:
+            return str(converted(self.text(key), "str"))
+        except ValueProblem as problem:
+            raise self._error(self._found[key], str(problem)) from None
 
     def _value(self, entry: Property) -> str:
         return self._expand(entry.value, entry).strip()

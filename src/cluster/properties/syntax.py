@@ -9,7 +9,7 @@ from dataclasses import dataclass
 ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.|$)", re.DOTALL)
 BLANKS = " \t\f"
-REFERENCE = re.compile(r"(\$?)\$\{([^}]*)\}")
+REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)(\}?)")
 VARIABLE = re.compile(r"(?:env:)?([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -60,12 +60,14 @@ def expanded(value: str, environment: Mapping[str, str]) -> str:
     ``${env:NAME}``, as Kafka's own configuration provider spells it, is the same.
 
     Raises:
-        ValueError: A variable is not set, or the reference is of another kind.
+        ValueError: A variable is not set, or the reference is of another kind or has no end.
     """
 
     def replaced(match: re.Match[str]) -> str:
         if match[1]:
-            return match[0][1:]
+            return match[1]
+        if not match[3]:
+            raise ValueError("${ has no }; $${ stands for ${ itself")
         variable = VARIABLE.fullmatch(match[2])
         if variable is None:
             raise ValueError(f"${{{match[2]}}} is no ${{NAME}} of an environment variable")
@@ -115,4 +117,11 @@ def _unescaped(text: str, line: int) -> str:
             raise PropertiesError(line, "has a \\u without four hexadecimal digits")
         return ESCAPES.get(escape, escape)
 
-    return ESCAPE.sub(replaced, text)
+    plain = ESCAPE.sub(replaced, text)
+    try:
+        # Java writes a character beyond U+FFFF as two escapes, its halves in UTF-16.
+        return plain.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise PropertiesError(
+            line, "has half a character: \\ud800 to \\udfff stand in pairs"
+        ) from None

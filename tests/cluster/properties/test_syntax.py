@@ -18,6 +18,7 @@ from src.cluster.properties.syntax import PropertiesError, expanded, parse_prope
         ("a\nb=", [("a", "", 1), ("b", "", 2)]),
         ("a=b\\", [("a", "b", 1)]),
         ("a = b # c ", [("a", "b # c", 1)]),
+        ("a=\\ud83d\\ude00", [("a", "\U0001f600", 1)]),
         ("", []),
         ("\n\n#", []),
     ],
@@ -27,7 +28,7 @@ def test_java_would_read_the_same(text: str, pairs: list[tuple[str, str, int]]) 
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("a=1\n=b", 2), ("a=\\u00g0", 1), ("a=1\n\nb=\\u12", 3)]
+    ("text", "line"), [("a=1\n=b", 2), ("a=\\u00g0", 1), ("a=1\n\nb=\\u12", 3), ("a=\\ud83d", 1)]
 )
 def test_a_line_that_can_not_be_read_is_numbered(text: str, line: int) -> None:
     with pytest.raises(PropertiesError) as caught:
@@ -48,6 +49,7 @@ def test_no_repr_holds_a_value() -> None:
         ("$${A}", "${A}"),
         ("$A $", "$A $"),
         ("${env:A}", "1"),
+        ("$${A", "${A"),
     ],
 )
 def test_variables_are_replaced_once(text: str, value: str) -> None:
@@ -56,7 +58,12 @@ def test_variables_are_replaced_once(text: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("${C}", "variable C is not set"), ("${file:/x:y}", "file:/x:y"), ("${}", "is no")],
+    [
+        ("${C}", "variable C is not set"),
+        ("${file:/x:y}", "file:/x:y"),
+        ("${}", "is no"),
+        ("a${C", "has no }"),
+    ],
 )
 def test_a_variable_that_is_not_set_is_named(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
