@@ -1,25 +1,30 @@
-"""Three brokers, one of which dies while all runs. ``make test-clusters`` runs these."""
+"""Three brokers, each of which dies while all runs. ``make test-clusters`` runs these."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from examples.demo.script import Script
 from examples.sample.rows import write_sample
 from examples.services.common import wait_until
 from examples.services.engine_service import EngineService
 from src.cluster.topic import ensure_topic
+from tests.integration.dead_letter_topics import values
+from tests.integration.other_producers import send_all
 from tests.integration.pipeline import (
     BATCH_SIZE,
     LONG,
     DictionaryFiles,
     Pipeline,
-    assert_ends,
     assert_stops,
     assert_trained_once,
     sample_files,
@@ -29,8 +34,8 @@ from tests.integration.three_brokers import ThreeBrokers, three_brokers
 
 pytestmark = pytest.mark.clusters
 
-ROWS = 6_000
-RATE = 75  # rows per second and partition, so that all runs for forty seconds
+ROWS = 40_000  # more than are sent before the last broker is back
+RATE = 75  # rows per second and partition
 CONNECTED = re.compile(r"trainer session \d+: back to")
 TRIES_AGAIN = re.compile(r"trying again: fewer replicas are in sync than min.insync.replicas")
 
@@ -49,28 +54,80 @@ def cluster(brokers: ThreeBrokers) -> ThreeBrokers:
     return brokers
 
 
-def test_a_broker_is_killed_and_restarted_and_every_row_is_trained_once(
+def test_each_broker_is_killed_and_restarted_and_every_row_is_trained_once(
     cluster: ThreeBrokers, engine: EngineService, tmp_path: Path
 ) -> None:
     servers, topic = cluster.bootstrap_servers, "rows"
     ensure_topic(servers, topic, 2, 3)
     files = sample_files(tmp_path, ROWS, 2)
-    steps = ROWS // BATCH_SIZE
     with Pipeline(tmp_path, servers, DictionaryFiles.make(tmp_path), 2, topic) as pipeline:
-        trainer = pipeline.trainer(f"--max_steps={steps}", "--save_checkpoint_steps=10")
+        trainer = pipeline.trainer("--save_checkpoint_steps=5")
         consumer = pipeline.consumer("--window_size=200", "--window_seconds=0.5")
         wait_for(consumer, CONNECTED)
         producer = pipeline.producer(files, f"--rate={RATE}")
-        assert wait_until(lambda: len(pipeline.loss_lines) > 5, LONG), pipeline.last_log()
-        killed = cluster.brokers[cluster.leader(topic)]
-        trained = len(pipeline.loss_lines)
-        killed.kill()
-        assert wait_until(lambda: len(pipeline.loss_lines) > trained + 5, LONG)
-        killed.start()
-        assert_ends(producer)
-        assert_ends(trainer)
-        assert_stops(consumer, 15, within=10)
-        assert_trained_once(pipeline.audit(), ROWS // 2, ROWS // 2)
+        assert wait_until(lambda: rows_in(committed(pipeline)) > 0, LONG, 0.5), trainer.log()
+        lost: set[str] = set()
+        for node, broker in cluster.brokers.items():
+            lost |= {duty for duty, by in cluster.duties(topic).items() if by == node}
+            broker.kill()
+            assert wait_until(partial(cluster.has_taken_over, topic, node), LONG, 0.5)
+            assert_new_rows_are_committed(pipeline, trainer)
+            broker.start()
+            assert wait_until(lambda: cluster.is_in_sync(topic), LONG, 0.5)
+        assert lost == {"partition 0", "partition 1", "coordinator", "controller"}
+
+        assert_stops(producer, signal.SIGTERM, within=10)
+        sent = ends(pipeline)
+        for number, file in enumerate(files):
+            lines = file.read_bytes().splitlines()
+            assert values(servers, topic, number) == lines[: sent[number]]
+        fill_last_batch(pipeline, sent)
+        found = ends(pipeline)
+        steps = rows_in(found) // BATCH_SIZE
+        assert wait_until(lambda: len(pipeline.loss_lines) == steps, LONG, 0.2), trainer.log()
+        assert_stops(trainer, signal.SIGTERM, within=10)
+        assert_stops(consumer, signal.SIGTERM, within=10)
+        assert_trained_once(pipeline.audit(), *found.values())
+        assert committed(pipeline) == found
+
+
+def assert_new_rows_are_committed(pipeline: Pipeline, trainer: Script) -> None:
+    """Fails unless rows that come from now on are trained and committed, in both partitions."""
+    before = ends(pipeline)
+    assert wait_until(
+        lambda: all(committed(pipeline)[number] > end for number, end in before.items()), LONG, 0.5
+    ), trainer.log()
+
+
+def fill_last_batch(pipeline: Pipeline, sent: dict[int, int]) -> None:
+    """Sends rows until all make whole batches; the trainer waits for them."""
+    with contextlib.closing(KafkaProducer(bootstrap_servers=pipeline.bootstrap_servers)) as tool:
+        row = (pipeline.folder / "output1.tsv").read_bytes().splitlines()[0]
+        send_all(tool, pipeline.topic, 0, [row] * (-rows_in(sent) % BATCH_SIZE))
+
+
+def ends(pipeline: Pipeline) -> dict[int, int]:
+    """Partition → how many rows it holds."""
+    handles = [TopicPartition(pipeline.topic, number) for number in (0, 1)]
+    servers = pipeline.bootstrap_servers
+    with KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False) as tool:
+        return {handle.partition: end for handle, end in tool.end_offsets(handles).items()}
+
+
+def committed(pipeline: Pipeline) -> dict[int, int]:
+    """Partition → how many rows the group has committed."""
+    handles = [TopicPartition(pipeline.topic, number) for number in (0, 1)]
+    with KafkaConsumer(
+        bootstrap_servers=pipeline.bootstrap_servers,
+        group_id=pipeline.name,
+        enable_auto_commit=False,
+    ) as tool:
+        return {handle.partition: tool.committed(handle) or 0 for handle in handles}
+
+
+def rows_in(position: dict[int, int]) -> int:
+    """How many rows of the topic come before a position."""
+    return sum(position.values())
 
 
 def test_rows_that_too_few_replicas_take_are_retried_and_named(

@@ -6,14 +6,17 @@ import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from examples.services.common import HOST
 from examples.services.kafka_service import KafkaService
 from src.process.ports import free_port
 
 SIZE = 3
+OFFSETS = "__consumer_offsets"
 
 
 class ThreeBrokers:
@@ -52,16 +55,45 @@ class ThreeBrokers:
 
     def leader(self, topic: str, partition: int = 0) -> int:
         """The node that leads a partition."""
-        with contextlib.closing(
-            KafkaAdminClient(bootstrap_servers=self.bootstrap_servers.split(","))
-        ) as admin:
-            (described,) = admin.describe_topics([topic])
-        found: int = next(
-            each["leader_id"]
-            for each in described["partitions"]
-            if each["partition_index"] == partition
-        )
+        found: int = self._partitions(topic)[partition]["leader_id"]
         return found
+
+    def duties(self, topic: str) -> dict[str, int]:
+        """What the scripts depend on → the node that does it; without what nobody does just now.
+
+        These are the leaders of the topic's partitions, the coordinator of all groups, which
+        leads the one partition of their offsets, and the controller of the cluster.
+        """
+        led = {f"partition {number}": each for number, each in self._partitions(topic).items()}
+        led["coordinator"] = self._partitions(OFFSETS)[0]
+        duties = {duty: each["leader_id"] for duty, each in led.items() if each["leader_id"] > 0}
+        with self._admin() as admin:
+            (quorum,) = admin.describe_metadata_quorum()["topics"]
+        return {**duties, "controller": quorum["partitions"][0]["leader_id"]}
+
+    def has_taken_over(self, topic: str, killed: int) -> bool:
+        """Whether other nodes do all that a killed one did."""
+        with contextlib.suppress(KafkaError):
+            duties = self.duties(topic)
+            return len(duties) == len(self._partitions(topic)) + 2 and killed not in duties.values()
+        return False
+
+    def is_in_sync(self, topic: str) -> bool:
+        """Whether every node has all rows of a topic, and all that the groups have committed."""
+        with contextlib.suppress(KafkaError):
+            partitions = [*self._partitions(topic).values(), *self._partitions(OFFSETS).values()]
+            return all(len(each["isr_nodes"]) == SIZE for each in partitions)
+        return False
+
+    def _partitions(self, topic: str) -> dict[int, dict[str, Any]]:
+        with self._admin() as admin:
+            (described,) = admin.describe_topics([topic])
+        return {each["partition_index"]: each for each in described["partitions"]}
+
+    def _admin(self) -> contextlib.closing[Any]:
+        return contextlib.closing(
+            KafkaAdminClient(bootstrap_servers=self.bootstrap_servers.split(","))
+        )
 
 
 @contextlib.contextmanager
