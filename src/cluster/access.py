@@ -97,7 +97,7 @@ def check_access(
 
 
 def unreachable(settings: ClientSettings, topic: str) -> str:
-    """Which leaders of a topic can't be reached, on one line; empty where that is not known.
+    """Which brokers of a topic can't be reached, on one line; empty where that is not known.
 
     For the text of an error: kafka-python does not say whom it dialled in vain.
     """
@@ -161,13 +161,19 @@ def _unreached(
 ) -> tuple[bool, list[str]]:
     """Dials the leaders of the topics, or a few brokers where there is no leader.
 
+    Where no leader is reached, others are tried. If one of them is there, the cluster gives the
+    right addresses, and the leaders are away: others will lead soon.
+
     Returns:
         Whether one was reached, and what is wrong with the others.
     """
-    wanted = {partition.leader_id for topic in metadata.topics for partition in topic.partitions}
-    brokers = [broker for broker in metadata.brokers if broker.node_id in wanted]
+    leaders = {partition.leader_id for topic in metadata.topics for partition in topic.partitions}
+    wanted = leaders & {broker.node_id for broker in metadata.brokers}
+    brokers = sorted(metadata.brokers, key=lambda broker: broker.node_id not in wanted)
     reached, problems = False, []
-    for broker in (brokers or metadata.brokers)[:MAX_BROKERS]:
+    for broker in brokers[:MAX_BROKERS]:
+        if reached and wanted and broker.node_id not in wanted:
+            break
         if (broker.host, broker.port) == dialogue.address:
             reached = True
             continue
@@ -222,7 +228,13 @@ def _missing_of_group(settings: ClientSettings, dialogue: Dialogue, group: str) 
         include_authorized_operations=True,
         max_version=LAST_WITH_RIGHTS_OF_NEW_GROUPS,
     )
-    with Dialogue(settings, answer.host, answer.port) as coordinator:
-        (described,) = coordinator.ask(request).groups
+    try:
+        with Dialogue(settings, answer.host, answer.port) as coordinator:
+            (described,) = coordinator.ask(request).groups
+    except DialError as error:
+        if error.is_final:
+            raise
+        logger.warning("the coordinator of group %s is away: %s", group, error)
+        return []
     granted = described.authorized_operations
     return [f"Read on group {group}"] if granted and READ not in granted else []

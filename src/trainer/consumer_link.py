@@ -9,6 +9,7 @@ from collections.abc import Callable
 from src.channel.attaching import PacedLog, attach
 from src.channel.engine import FREEZE_SECONDS, engine_is_lost
 from src.channel.receiver import WindowReceiver
+from src.cluster.access import AccessError, Needs, check_access
 from src.cluster.broker import SourceError
 from src.cluster.settings import client_settings
 from src.config import Config
@@ -49,6 +50,24 @@ class ConsumerLink:
         self._flag = flag
         self._stream_flag = stream_flag
         self._shard_id = shard_id
+
+    def check_access(self) -> None:
+        """Asks the broker once whether it lets this trainer in; one that is away is not waited for.
+
+        The consumer is waited for without end, and what is wrong here is wrong there as well.
+
+        Raises:
+            SourceError: The broker refuses this client, or a right is missing.
+        """
+        config = self._config
+        settings = client_settings(config.bootstrap_servers, config.kafka_config)
+        needs = Needs(reads=(config.topic,), group=config.group_id)
+        try:
+            check_access(settings, needs, 0.0, self._flag.is_set)
+        except AccessError as error:
+            if error.is_final:
+                raise SourceError(str(error)) from None
+            logger.warning("%s; going on, it may be there later", error)
 
     def wait(self) -> WindowReceiver | None:
         """Waits for the consumer for as long as it takes.

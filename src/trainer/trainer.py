@@ -132,14 +132,16 @@ class Trainer:
     def open_checkpoints(self) -> None:
         """Locks the folders of checkpoints and versions and finds the newest checkpoint.
 
-        From here metrics are served.
+        Before that the broker is asked whether it lets this trainer in. From here metrics are
+        served.
 
         Raises:
-            MetricsServerError, CheckpointError, PublishingError, DictionaryError: One line says
-                what went wrong.
+            SourceError, MetricsServerError, CheckpointError, PublishingError, DictionaryError: One
+                line says what went wrong.
             StoppedWaiting: A stop came before the folder was free.
         """
         config = self._config
+        self.link.check_access()
         served = serving(self._registry, config.metrics_port, config.metrics_host)
         self._closing.enter_context(served)
         self._store.lock(self.flag.is_set)

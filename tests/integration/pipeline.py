@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 
 from examples.demo.plan import LAUNCHERS
 from examples.demo.script import Script
@@ -92,6 +93,8 @@ class Pipeline:
         dictionaries: The consumer's.
         num_partitions: Of the topic that is made.
         topic: An existing topic to use instead.
+        kafka_config: A ``client.properties`` file by which the scripts connect. The broker above
+            is then for the tests.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Pipeline:
         dictionaries: DictionaryFiles,
         num_partitions: int,
         topic: str | None = None,
+        kafka_config: Path | None = None,
     ) -> None:
         self.folder = folder
         self.bootstrap_servers = bootstrap_servers
@@ -109,7 +113,10 @@ class Pipeline:
         self.topic = topic or self.name
         if topic is None:
             ensure_topic(bootstrap_servers, self.name, num_partitions, replication_factor=1)
-        self._topic = (f"--bootstrap_servers={bootstrap_servers}", f"--topic={self.topic}")
+        connection = f"--bootstrap_servers={bootstrap_servers}"
+        if kafka_config is not None:
+            connection = f"--kafka_config={kafka_config}"
+        self._topic = (connection, f"--topic={self.topic}")
         self._ends = (*self._topic, f"--group_id={self.name}", f"--dataset_name={self.name}")
         self._scripts: list[Script] = []
         self.loss_lines: list[str] = []
@@ -163,6 +170,17 @@ class Pipeline:
         path = self.folder / "audit.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [AuditedRows(**json.loads(line)) for line in lines]
+
+    def committed(self) -> dict[int, int | None]:
+        """What Kafka's own tools see as the group's position."""
+        with KafkaConsumer(
+            bootstrap_servers=self.bootstrap_servers, group_id=self.name, enable_auto_commit=False
+        ) as tool:
+            handles = [
+                TopicPartition(self.topic, number)
+                for number in sorted(tool.partitions_for_topic(self.topic) or ())
+            ]
+            return {handle.partition: tool.committed(handle) for handle in handles}
 
     def __enter__(self) -> Pipeline:
         return self

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,13 +23,25 @@ from examples import dead_letters
 from examples.demo.script import Script
 from examples.sample.rows import write_sample
 from examples.services.common import wait_until
+from examples.services.engine_service import EngineService
 from src.cluster.access import AccessError, Needs, check_access
 from src.cluster.broker import SourceError
 from src.cluster.settings import ClientSettings, client_settings
-from src.dead_letters.dead_letters import DeadLetterWriter
+from src.dead_letters.dead_letters import DeadLetterWriter, read_dead_letters
+from src.process.ports import free_port
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource
 from tests.cluster.certificates import KEY_PASSWORD, Authority
+from tests.integration.crashes import count_rows
+from tests.integration.pipeline import (
+    BATCH_SIZE,
+    LONG,
+    DictionaryFiles,
+    Pipeline,
+    assert_ends,
+    assert_stops,
+    sample_files,
+)
 from tests.integration.secure_broker import PASSWORD, UNREACHABLE, SecureBroker, secure_broker
 
 QUICK = 4.0  # seconds; a refusal is known at once, and retries would take ten
@@ -151,12 +165,12 @@ def test_rows_flow_over_tls_and_a_login_and_the_position_is_committed(
     settings = client_settings("localhost:9092", str(properties))
     try:
         assert wait_until(lambda: len(psutil.Process(script.process.pid).children()) > 1, 60)
-        command_lines = [" ".join(each.cmdline()) for each in processes_of(script)]
+        seen = command_lines(script)
         assert script.wait(60) == 0, script.log()
     finally:
         script.stop()
-    assert len(command_lines) > 1
-    assert not any("it's" in line for line in [*command_lines, script.log()])
+    assert len(seen) > 1
+    assert not any("it's" in line for line in [*seen, script.log()])
     with RowSource(settings, "flow", "flow") as source:
         source.seek(Position({0: 0, 1: 0}))
         give_up_at = time.monotonic() + 30
@@ -170,9 +184,10 @@ def test_rows_flow_over_tls_and_a_login_and_the_position_is_committed(
         assert committed.position == Position({0: 400, 1: 0})
 
 
-def processes_of(script: Script) -> list[psutil.Process]:
+def command_lines(script: Script) -> list[str]:
+    """Those of a script and of its child processes."""
     parent = psutil.Process(script.process.pid)
-    return [parent, *parent.children(recursive=True)]
+    return [" ".join(each.cmdline()) for each in [parent, *parent.children(recursive=True)]]
 
 
 @pytest.fixture
@@ -254,6 +269,91 @@ def test_a_missing_right_is_named_at_the_start_by_who_needs_it(
     assert "Read on topic rows.dead" in capsys.readouterr().err
     grant(admin, READ_DEAD)
     assert dead_letters.main(["count", *flags]) == 0
+
+
+def test_a_wrong_password_ends_consumer_and_trainer_with_one_line_though_nobody_else_runs(
+    broker: SecureBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", "guessed wrong")
+    properties = broker.properties(
+        tmp_path, "sasl.password=${KAFKA_PASSWORD}", f"bootstrap.servers={broker.address('login')}"
+    )
+    dictionaries, address = DictionaryFiles.make(tmp_path), broker.service.bootstrap_servers
+    with Pipeline(tmp_path, address, dictionaries, 1, "rows", properties) as pipeline:
+        scripts = [pipeline.consumer(), pipeline.trainer()]
+        for script in scripts:
+            assert script.wait(LONG) == 1, script.log()
+            (line,) = re.findall("^.* (?:WARNING|ERROR) .*$", script.log(), re.MULTILINE)
+            assert f"{broker.address('login')} refuses the login of alice" in line
+            assert "Traceback" not in script.log()
+            assert "guessed" not in script.log()
+
+
+@pytest.mark.clusters
+@pytest.mark.slow
+def test_rows_are_trained_over_tls_with_a_login_and_the_documented_rights_alone(
+    broker: SecureBroker,
+    admin: KafkaAdminClient,
+    engine: EngineService,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own_logging: None,
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
+    properties = broker.properties(
+        tmp_path,
+        "sasl.password=${KAFKA_PASSWORD}",
+        f"bootstrap.servers={broker.address('login')}",
+        user="bob",
+    )
+    files = sample_files(tmp_path, 4 * BATCH_SIZE, 2)
+    lines = files[1].read_bytes().splitlines(keepends=True)
+    files[1].write_bytes(b"".join([*lines[:30], b"1\tbad row\n", *lines[30:]]))
+    dictionaries = DictionaryFiles.make(tmp_path)
+    topic, address = "secured", broker.service.bootstrap_servers
+    with Pipeline(tmp_path, address, dictionaries, 2, topic, properties) as pipeline:
+        grant(admin, *documented_rights(topic, pipeline.name))
+        assert kafka_client.main([f"--kafka_config={properties}", f"--topic={topic}"]) == 0
+        ports = free_port(), free_port()
+        consumer = pipeline.consumer("--window_seconds=0.2", f"--metrics_port={ports[0]}")
+        trainer = pipeline.trainer("--save_checkpoint_steps=1", f"--metrics_port={ports[1]}")
+        producer = pipeline.producer(files)
+        end = {0: 2 * BATCH_SIZE, 1: 2 * BATCH_SIZE + 1}
+        assert wait_until(lambda: pipeline.committed() == end, LONG, 0.2), trainer.log()
+        seen = [line for script in (consumer, trainer) for line in command_lines(script)]
+        for port in ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+                seen.append(page.read().decode())
+        assert_ends(producer)
+        assert_stops(trainer, signal.SIGTERM, within=10)
+        assert_stops(consumer, signal.SIGTERM, within=10)
+        trained = count_rows(pipeline.audit())
+        assert sum(rows.rows for rows in pipeline.audit()) == 4 * BATCH_SIZE
+        trained[(1, 30)] = 1  # it lies inside of a range or between two
+        assert trained == {(part, offset): 1 for part in end for offset in range(end[part])}
+        (letter,) = read_dead_letters(address, topic)
+        assert (letter.partition, letter.offset, letter.value) == (1, 30, b"1\tbad row")
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 15
+    assert not any(SECRET in text.encode() for text in seen)
+    assert not any(SECRET in content for content in written)
+
+
+SECRET = PASSWORD[:9].encode()  # JSON would write the rest of it in another way
+
+
+def documented_rights(topic: str, group: str) -> list[Right]:
+    """What docs/clusters.md lists for the steps from kafka_client.py to online_train.py."""
+    dead = f"{topic}.dead"
+    return [
+        (ACLOperation.CREATE, ResourceType.TOPIC, topic),
+        (ACLOperation.WRITE, ResourceType.TOPIC, topic),
+        (ACLOperation.READ, ResourceType.TOPIC, topic),
+        (ACLOperation.WRITE, ResourceType.TOPIC, dead),
+        (ACLOperation.CREATE, ResourceType.TOPIC, dead),
+        (ACLOperation.READ, ResourceType.GROUP, group),
+        (ACLOperation.READ, ResourceType.GROUP, f"{group}.consumer"),
+    ]
 
 
 def test_a_right_that_is_taken_away_ends_the_wait(

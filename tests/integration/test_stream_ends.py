@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 
 from examples.demo.script import Script
 from examples.services.common import wait_until
@@ -67,14 +67,6 @@ def lines_of(folder: Path, rows: int) -> list[bytes]:
     return file.read_bytes().splitlines()
 
 
-def committed(pipeline: Pipeline) -> dict[int, int | None]:
-    """What Kafka's own tools see as the group's position."""
-    with KafkaConsumer(
-        bootstrap_servers=pipeline.bootstrap_servers, group_id=pipeline.name
-    ) as tool:
-        return {number: tool.committed(TopicPartition(pipeline.topic, number)) for number in (0, 1)}
-
-
 def trained_rows(pipeline: Pipeline) -> int:
     return sum(rows.rows for rows in pipeline.audit())
 
@@ -111,7 +103,7 @@ def test_a_stream_that_ends_in_no_row_is_covered_to_its_end_and_may_be_deleted(
     producer.abort_transaction()
     producer.close()
     end = {0: 2 * BATCH_SIZE + 2, 1: 26}
-    assert wait_until(lambda: committed(pipeline) == end, LONG, 0.5), trainer.log()
+    assert wait_until(lambda: pipeline.committed() == end, LONG, 0.5), trainer.log()
     assert trained_rows(pipeline) == 2 * BATCH_SIZE
     trainer.stop(signal.SIGKILL if killed else signal.SIGTERM)
     consumer.stop(signal.SIGTERM)  # now and then a kill takes the engine along: test_crashes.py
@@ -196,7 +188,7 @@ def test_another_member_of_the_group_is_named_by_both_and_while_they_run(
     with subscribed(kafka_service, pipeline.topic, pipeline.name):
         wait_for(trainer, re.compile(text))
     assert_stops(trainer, signal.SIGTERM, TRAINER_STOP_SECONDS)
-    assert committed(pipeline)[0] == BATCH_SIZE
+    assert pipeline.committed()[0] == BATCH_SIZE
     assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
 
 
@@ -216,7 +208,7 @@ def test_a_damaged_message_ends_the_consumer_or_goes_to_the_dead_letters_and_is_
     assert_fails(pipeline.consumer(*FAST), f"{named}.*--allow_loss goes on without")
     consumer = pipeline.consumer(*FAST, "--allow_loss")
     trainer = pipeline.trainer("--save_checkpoint_steps=1")
-    assert wait_until(lambda: committed(pipeline)[0] == BATCH_SIZE + 1, LONG, 0.5), trainer.log()
+    assert wait_until(lambda: pipeline.committed()[0] == BATCH_SIZE + 1, LONG, 0.5), trainer.log()
     (letter,) = read_dead_letters(pipeline.bootstrap_servers, name)
     assert (letter.offset, letter.column) == (BATCH_SIZE, "message")
     assert letter.value is not None and b"damaged in a moment"[:-1] in letter.value

@@ -18,8 +18,10 @@ from examples.sample.rows import write_sample
 from examples.services.common import wait_until
 from examples.services.engine_service import EngineService
 from src.cluster.topic import ensure_topic
+from src.stream.position import Commit, Position
+from src.stream.row_source import RowSource
 from tests.integration.dead_letter_topics import values
-from tests.integration.other_producers import send_all
+from tests.integration.other_producers import poll_until, send_all
 from tests.integration.pipeline import (
     BATCH_SIZE,
     LONG,
@@ -65,7 +67,7 @@ def test_each_broker_is_killed_and_restarted_and_every_row_is_trained_once(
         consumer = pipeline.consumer("--window_size=200", "--window_seconds=0.5")
         wait_for(consumer, CONNECTED)
         producer = pipeline.producer(files, f"--rate={RATE}")
-        assert wait_until(lambda: rows_in(committed(pipeline)) > 0, LONG, 0.5), trainer.log()
+        assert wait_until(lambda: any(pipeline.committed().values()), LONG, 0.5), trainer.log()
         lost: set[str] = set()
         for node, broker in cluster.brokers.items():
             lost |= {duty for duty, by in cluster.duties(topic).items() if by == node}
@@ -88,15 +90,18 @@ def test_each_broker_is_killed_and_restarted_and_every_row_is_trained_once(
         assert_stops(trainer, signal.SIGTERM, within=10)
         assert_stops(consumer, signal.SIGTERM, within=10)
         assert_trained_once(pipeline.audit(), *found.values())
-        assert committed(pipeline) == found
+        assert pipeline.committed() == found
 
 
 def assert_new_rows_are_committed(pipeline: Pipeline, trainer: Script) -> None:
     """Fails unless rows that come from now on are trained and committed, in both partitions."""
     before = ends(pipeline)
-    assert wait_until(
-        lambda: all(committed(pipeline)[number] > end for number, end in before.items()), LONG, 0.5
-    ), trainer.log()
+
+    def are_beyond() -> bool:
+        reached = pipeline.committed()
+        return all((reached[number] or 0) > end for number, end in before.items())
+
+    assert wait_until(are_beyond, LONG, 0.5), trainer.log()
 
 
 def fill_last_batch(pipeline: Pipeline, sent: dict[int, int]) -> None:
@@ -114,20 +119,24 @@ def ends(pipeline: Pipeline) -> dict[int, int]:
         return {handle.partition: end for handle, end in tool.end_offsets(handles).items()}
 
 
-def committed(pipeline: Pipeline) -> dict[int, int]:
-    """Partition → how many rows the group has committed."""
-    handles = [TopicPartition(pipeline.topic, number) for number in (0, 1)]
-    with KafkaConsumer(
-        bootstrap_servers=pipeline.bootstrap_servers,
-        group_id=pipeline.name,
-        enable_auto_commit=False,
-    ) as tool:
-        return {handle.partition: tool.committed(handle) or 0 for handle in handles}
-
-
 def rows_in(position: dict[int, int]) -> int:
     """How many rows of the topic come before a position."""
     return sum(position.values())
+
+
+def test_a_script_that_starts_while_the_leader_is_away_waits_for_the_next_one(
+    cluster: ThreeBrokers,
+) -> None:
+    servers, topic = cluster.bootstrap_servers, "alone"
+    ensure_topic(servers, topic, 1, 3)
+    assert wait_until(lambda: cluster.is_in_sync(topic), LONG, 0.5)
+    with contextlib.closing(KafkaProducer(bootstrap_servers=servers, acks="all")) as tool:
+        send_all(tool, topic, 0, [b"row"] * 5)
+    cluster.brokers[cluster.leader(topic)].kill()
+    with RowSource(servers, topic, topic) as source:
+        source.seek(Position({0: 0}))
+        poll_until(source, lambda: source.waiting() == 5)
+        source.commit(Commit(Position({0: 5}), 1))
 
 
 def test_rows_that_too_few_replicas_take_are_retried_and_named(
