@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 GROUPS = {
     "documents": ("test_readme.py",),
     "broker": (
+        "test_compacted_topics.py",
         "test_compression.py",
         "test_dead_letters.py",
         "test_kafka_source.py",

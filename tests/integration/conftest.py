@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Protocol
 
 import pytest
@@ -32,7 +32,9 @@ def pytest_terminal_summary(
 class TopicFactory(Protocol):
     """Creates a topic with a name of its own and returns the name."""
 
-    def __call__(self, num_partitions: int = 2) -> str: ...
+    def __call__(
+        self, num_partitions: int = 2, configs: Mapping[str, str] | None = None
+    ) -> str: ...
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +75,13 @@ def topic(kafka_service: KafkaService, request: pytest.FixtureRequest) -> Iterat
     admin = KafkaAdminClient(bootstrap_servers=kafka_service.bootstrap_servers)
     test = re.sub(r"\W", "_", request.node.name)
 
-    def create(num_partitions: int = 2) -> str:
+    def create(num_partitions: int = 2, configs: Mapping[str, str] | None = None) -> str:
         name = f"{test}_{uuid.uuid4().hex[:8]}"
-        options = {"num_partitions": num_partitions, "replication_factor": 1}
+        options = {
+            "num_partitions": num_partitions,
+            "replication_factor": 1,
+            "configs": dict(configs or {}),
+        }
         admin.create_topics({name: options}, wait_for_metadata=True)
         return name
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from examples.services.common import wait_until
 from examples.services.kafka_service import KafkaService
-from src.cluster.topic import ensure_topic
 from src.stream.position import Commit, Position
 from src.stream.row_source import RowSource
 from src.trainer.session import TrainerSession
@@ -26,14 +24,12 @@ COMPACTED = {
 Keyed = tuple[str, bytes]
 
 
-@pytest.fixture(scope="session")
-def compacting_broker(kafka_service: KafkaService) -> KafkaService:
-    """A broker that looks for what it can compact all the time."""
-    admin = KafkaAdminClient(bootstrap_servers=kafka_service.bootstrap_servers)
+def compact_often(service: KafkaService) -> None:
+    """Has a broker look all the time for what it can compact."""
+    admin = KafkaAdminClient(bootstrap_servers=service.bootstrap_servers)
     often = {"log.cleaner.backoff.ms": "100"}
     admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", often)])
     admin.close()
-    return kafka_service
 
 
 def send_keyed(producer: KafkaProducer, topic: str, rows: Iterable[Keyed]) -> None:
@@ -74,11 +70,10 @@ def wait_for_offsets(service: KafkaService, topic: str, wanted: list[int]) -> No
 
 
 def test_rows_that_are_compacted_are_no_loss_and_the_position_covers_them(
-    compacting_broker: KafkaService, topic: TopicFactory
+    kafka_service: KafkaService, topic: TopicFactory
 ) -> None:
-    service, address = compacting_broker, compacting_broker.bootstrap_servers
-    name = topic(1).replace("-", "_") + "_compacted"
-    ensure_topic(address, name, 1, 1, configs=COMPACTED)
+    name, address = topic(1, COMPACTED), kafka_service.bootstrap_servers
+    compact_often(kafka_service)
     with KafkaProducer(bootstrap_servers=address, enable_idempotence=True, acks="all") as tool:
         send_keyed(tool, name, rows_with([*range(10)] * 2, 0))
         with RowSource(address, name, name) as source:
@@ -89,7 +84,7 @@ def test_rows_that_are_compacted_are_no_loss_and_the_position_covers_them(
         send_keyed(tool, name, rows_with([*range(10)] * 3, 30))
         send_keyed(tool, name, rows_with(["last"], 60))
     left = [*range(20, 30), *range(50, 61)]
-    wait_for_offsets(service, name, left)
+    wait_for_offsets(kafka_service, name, left)
 
     with RowSource(address, name, name) as source:
         position = source.resolve_start("committed")
@@ -108,12 +103,11 @@ def test_rows_that_are_compacted_are_no_loss_and_the_position_covers_them(
 
 
 def test_a_stream_that_ends_in_compacted_transactions_is_read_to_its_end(
-    compacting_broker: KafkaService, topic: TopicFactory
+    kafka_service: KafkaService, topic: TopicFactory
 ) -> None:
-    service, address = compacting_broker, compacting_broker.bootstrap_servers
-    name = topic(1).replace("-", "_") + "_compacted"
-    ensure_topic(address, name, 1, 1, configs=COMPACTED)
-    producer = transactional(service, name)
+    name, address = topic(1, COMPACTED), kafka_service.bootstrap_servers
+    compact_often(kafka_service)
+    producer = transactional(kafka_service, name)
     for number, ending in enumerate(
         [
             producer.commit_transaction,
@@ -127,7 +121,7 @@ def test_a_stream_that_ends_in_compacted_transactions_is_read_to_its_end(
         send_keyed(producer, name, rows_with(range(10), 11 * number))
         ending()
     producer.close()
-    wait_for_offsets(service, name, [*range(22, 32)])
+    wait_for_offsets(kafka_service, name, [*range(22, 32)])
     with RowSource(address, name, name) as source:
         source.commit(Commit(Position({0: 3}), 1))
         session = TrainerSession(source, lambda: source, Position({0: 3}))
@@ -136,9 +130,8 @@ def test_a_stream_that_ends_in_compacted_transactions_is_read_to_its_end(
         (held,) = source.held(100)
         assert held.offset.tolist() == [*range(22, 32)]
         source.drop(0, 10)
-        assert source.fetched_until() == {0: 55}
         assert source.lag()[0].rows == 0
         session.commit(Position({0: 32}))
-        session.cover(source, {0: (32, 55)})
+        session.cover(source, {0: (32, source.fetched_until()[0])})
         committed = source.committed()
         assert committed is not None and committed.position.reached == {0: 55}

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from examples.demo.script import Script
 from examples.services.common import wait_until
 from examples.services.engine_service import EngineService
 from examples.services.kafka_service import KafkaService
 from src.dead_letters.dead_letters import read_dead_letters
+from tests.integration.conftest import TopicFactory
 from tests.integration.other_producers import (
     damage,
     segment,
@@ -33,6 +34,12 @@ from tests.integration.pipeline import (
     assert_stops,
     sample_files,
     wait_for,
+)
+from tests.integration.test_compacted_topics import (
+    COMPACTED,
+    compact_often,
+    send_keyed,
+    wait_for_offsets,
 )
 from tests.integration.test_topic_and_group import make_anew, subscribed
 
@@ -217,3 +224,40 @@ def test_a_damaged_message_ends_the_consumer_or_goes_to_the_dead_letters_and_is_
     wait_for(consumer, READING)
     assert_stops(trainer, signal.SIGTERM, TRAINER_STOP_SECONDS)
     assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
+
+
+def test_rows_that_are_compacted_away_are_no_loss_for_a_trainer_that_starts_again(
+    kafka_service: KafkaService,
+    engine: EngineService,
+    dictionaries: DictionaryFiles,
+    topic: TopicFactory,
+    tmp_path: Path,
+) -> None:
+    name, address = topic(1, COMPACTED), kafka_service.bootstrap_servers
+    compact_often(kafka_service)
+    rows = [(f"{number}", line) for number, line in enumerate(lines_of(tmp_path, 2 * BATCH_SIZE))]
+    with (
+        KafkaProducer(bootstrap_servers=address, acks="all") as producer,
+        Pipeline(tmp_path, address, dictionaries, 1, name) as pipeline,
+    ):
+        send_keyed(producer, name, rows)
+        consumer, trainer = pipeline.consumer(*FAST), pipeline.trainer("--save_checkpoint_steps=1")
+        assert wait_until(lambda: pipeline.committed() == {0: 100}, LONG, 0.5), trainer.log()
+        trainer.stop(signal.SIGKILL)
+        consumer.stop(signal.SIGTERM)
+        send_keyed(producer, name, rows[:50] * 3)
+        send_keyed(producer, name, [(f"last {key}", line) for key, line in rows[:50]])
+        wait_for_offsets(kafka_service, name, [*range(50, 100), *range(200, 300)])
+
+        consumer, trainer = pipeline.consumer(*FAST), pipeline.trainer("--report_steps=1")
+        assert wait_until(lambda: trained_rows(pipeline) == 200, LONG, 0.2), trainer.log()
+        assert_stops(trainer, signal.SIGTERM, TRAINER_STOP_SECONDS)
+        assert_stops(consumer, signal.SIGTERM, CONSUMER_STOP_SECONDS)
+        assert pipeline.committed() == {0: 300}
+        assert "lag 0 rows" in trainer.log()
+        assert [(part.first_offset, part.last_offset) for part in pipeline.audit()] == [
+            (0, 49),
+            (50, 99),
+            (200, 249),
+            (250, 299),
+        ]
