@@ -8,7 +8,12 @@ from collections.abc import Iterable
 from typing import Callable, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFailedError
+from kafka.errors import (
+    AuthorizationError,
+    KafkaError,
+    KafkaTimeoutError,
+    SaslAuthenticationFailedError,
+)
 
 from src.cluster.access import AccessError, Needs, check_access, unreachable
 from src.cluster.broker_list import ClusterConfigError
@@ -31,6 +36,11 @@ T = TypeVar("T")
 
 class SourceError(RuntimeError):
     """The broker, topic or wanted offset is not there; one line says which."""
+
+
+def told(error: KafkaError) -> str:
+    """What an error of kafka-python's says; its time-outs may say nothing."""
+    return "no answer in time" if isinstance(error, KafkaTimeoutError) else str(error)
 
 
 class BrokerConnection:
@@ -115,7 +125,7 @@ class BrokerConnection:
                         f"{doing} of {self.topic} at {self._servers} failed, gave up: "
                         f"{self._reason(error)}"
                     ) from None
-                logger.warning("%s failed, trying again: %s", doing, error)
+                logger.warning("%s failed, trying again: %s", doing, told(error))
                 time.sleep(RETRY_SECONDS)
 
     def request_ends(self, numbers: Iterable[int]) -> dict[int, int]:
@@ -152,13 +162,13 @@ class BrokerConnection:
                     f"the broker at {self._servers} has been away for {silent:.0f} s: "
                     f"{self._reason(error)}"
                 ) from None
-            logger.warning("the broker has been away for %.0f s: %s", silent, error)
+            logger.warning("the broker has been away for %.0f s: %s", silent, told(error))
 
     def _reason(self, error: KafkaError) -> str:
         """Why no answer comes: whom kafka-python dialled in vain, or its own words."""
         if self._stopped():  # a stop does not wait for an answer
-            return str(error)
-        return unreachable(self._servers, self.topic) or str(error)
+            return told(error)
+        return unreachable(self._servers, self.topic) or told(error)
 
     def _find_partitions(self) -> list[int]:
         found = self.request(

@@ -19,7 +19,7 @@ from typing import Callable, TypeVar
 from kafka.errors import CommitFailedError, KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from src.cluster.broker import REQUEST_MS, BrokerConnection, SourceError
+from src.cluster.broker import REQUEST_MS, BrokerConnection, SourceError, told
 from src.cluster.group_members import ForeignMember, members_text, refuse_members
 from src.cluster.settings import ClientSettings
 from src.cluster.topic_identity import TopicIdentity
@@ -295,7 +295,8 @@ class GroupCommits:
         try:
             self.write_once(commit)
         except (KafkaError, ForeignMember) as error:
-            logger.warning("position %s is not committed: %s", commit.position, error)
+            why = told(error) if isinstance(error, KafkaError) else error
+            logger.warning("position %s is not committed: %s", commit.position, why)
             return False
         return True
 

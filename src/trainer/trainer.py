@@ -132,12 +132,10 @@ class Trainer:
     def open_checkpoints(self) -> None:
         """Locks the folders of checkpoints and versions and finds the newest checkpoint.
 
-        Before that the broker is asked whether it lets this trainer in. From here metrics are
-        served.
+        The broker is asked first whether it lets this trainer in. From here metrics are served.
 
         Raises:
-            SourceError, MetricsServerError, CheckpointError, PublishingError, DictionaryError: One
-                line says what went wrong.
+            SourceError, MetricsServerError, CheckpointError, PublishingError: One line says why.
             StoppedWaiting: A stop came before the folder was free.
         """
         config = self._config

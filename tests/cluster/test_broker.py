@@ -26,7 +26,7 @@ def test_a_broker_that_stays_away_ends_a_poll_after_reconnect_seconds(
 
 
 def test_a_request_is_repeated_until_the_broker_is_back(
-    memory_broker: Broker, monkeypatch: pytest.MonkeyPatch
+    memory_broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = source(reconnect_seconds=60)
     memory_broker.away = True
@@ -35,6 +35,7 @@ def test_a_request_is_repeated_until_the_broker_is_back(
         lambda seconds: setattr(memory_broker, "away", False),
     )
     assert rows.resolve_start("latest") == Position({0: 6, 1: 3})
+    assert "asking for offsets failed, trying again: no answer in time" in caplog.text
 
 
 def test_a_request_gives_up_at_a_stop(memory_broker: Broker) -> None:

@@ -56,6 +56,7 @@ def cluster(brokers: ThreeBrokers) -> ThreeBrokers:
     return brokers
 
 
+@pytest.mark.timeout(600)  # three brokers start three times: a minute when idle, four under load
 def test_each_broker_is_killed_and_restarted_and_every_row_is_trained_once(
     cluster: ThreeBrokers, engine: EngineService, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ class MemoryReceiver:
 def train_on(topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a trainer read this topic, without Kafka and the engine."""
     monkeypatch.setattr(consumer_link, "TopicGroup", lambda *_: MemorySource(topic))
+    monkeypatch.setattr(consumer_link, "check_access", lambda *_: None)
     monkeypatch.setattr(consumer_link, "attach", lambda *_: MemoryReceiver(topic))
     monkeypatch.setattr(trainer_module, "finalize", lambda: None)
     set_up_mindspore("CPU")

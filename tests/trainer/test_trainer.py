@@ -17,10 +17,12 @@ from src.checkpoints.locking import OWNER, Owner
 from src.checkpoints.parts import load
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import CheckpointError, newest_unit
+from src.cluster.access import AccessError
 from src.config import load_config
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.stream.position import Commit, Position
+from src.trainer import consumer_link
 from src.trainer.callbacks import LedgerCallBack
 from src.trainer.reporting import restored_metrics
 from src.trainer.service import run_to_the_end
@@ -192,3 +194,28 @@ def test_a_trainer_that_has_lost_its_folder_stops_and_changes_nothing(
     unit = newest_unit(Path("ckpt"), "widedeep_train")
     assert unit is not None and unit.step == 2
     assert topic.commit.position == before.position
+
+
+@pytest.mark.parametrize(("is_final", "code"), [(True, 1), (False, 0)])
+def test_a_refusal_ends_the_trainer_before_it_waits_and_a_broker_that_is_away_does_not(
+    topic: MemoryTopic,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_final: bool,
+    code: int,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AccessError("kafka-1:9093 says no", is_final)
+
+    monkeypatch.setattr(consumer_link, "check_access", refuse)
+    waited: list[bool] = []
+
+    def attach(*_: object) -> None:
+        waited.append(True)
+        flag.set("a test")
+
+    monkeypatch.setattr(consumer_link, "attach", attach)
+    flag = StopFlag()
+    assert run_to_the_end(load_config([]), train, lambda: Trainer(load_config([]), flag)) == code
+    assert bool(waited) is not is_final
+    assert "kafka-1:9093 says no" in caplog.text
