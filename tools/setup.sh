@@ -3,15 +3,15 @@
 #   system packages   a JRE, xmllint, lsof, mpirun, ... (apt-get when root, else one command to run)
 #   .venv             Python 3.9 with the packages locked in requirements*.txt
 #   build/kafka       Apache Kafka's jars, pinned in pom.xml
-#   build/native      the native part of the learner of crosses
+#   build/native      the native parts of a training step
 # Called by the Makefile before every target; a second run takes well under two seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly UV_VERSION=0.13.9
 readonly STAMPS=build/stamps
-readonly NATIVE_SOURCE=src/model/native/learn_crosses.cc
-readonly NATIVE_LIBRARY=build/native/liblearn_crosses.so
+readonly NATIVE_SOURCES=(src/model/native/*.cc)
+readonly NATIVE_LIBRARY=build/native/libstep.so
 readonly NO_PYTHON="no Python 3.9 to be had (on PATH, under pyenv or through uv): install it and run again"
 readonly REQUIREMENTS=(requirements.txt requirements-serve.txt requirements-dev.txt)
 
@@ -143,16 +143,16 @@ quiet_engine() { # at INFO the engine writes 29 KB for each window it passes on
 # --- Apache Kafka ---
 
 native_is_ready() {
-  is_stamped native "$NATIVE_SOURCE" && [[ -f $NATIVE_LIBRARY ]]
+  is_stamped native "${NATIVE_SOURCES[@]}" && [[ -f $NATIVE_LIBRARY ]]
 }
 
 compile_native_code() {
   native_is_ready && return
-  say "compiling $NATIVE_SOURCE"
+  say "compiling ${NATIVE_SOURCES[*]}"
   mkdir -p "${NATIVE_LIBRARY%/*}"
-  g++ -O3 -fno-math-errno -shared -fPIC -o "$NATIVE_LIBRARY.new" "$NATIVE_SOURCE"
+  g++ -O3 -fno-math-errno -shared -fPIC -o "$NATIVE_LIBRARY.new" "${NATIVE_SOURCES[@]}"
   mv "$NATIVE_LIBRARY.new" "$NATIVE_LIBRARY" # a trainer may have the old one loaded
-  write_stamp native "$NATIVE_SOURCE"
+  write_stamp native "${NATIVE_SOURCES[@]}"
 }
 
 install_kafka_jars() {

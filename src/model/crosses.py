@@ -9,47 +9,37 @@ Shapes are those of ``wide_and_deep.py``; p is the number of pairs, 741 for 39 f
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
-from mindspore.ops import CustomRegOp, DataType
 
 from src.features.field_pairs import pairs_of_fields
 from src.model.model_config import ModelConfig
+from src.model.native_operators import REAL, WHOLE, is_native, native_operator
 from src.model.train_step import TrainStepWrap
 from src.model.wide_and_deep import WideDeepModel
 
 CROSS_BETA = 0.3  # FTRL's β: the smaller, the larger the first step of a pair
-NATIVE_LIBRARY = Path(__file__).resolve().parents[2] / "build" / "native" / "liblearn_crosses.so"
-LABEL = 3  # the input of the native kernel whose shape and type are those of its output
 
 
-def native_kernel() -> ops.Custom | None:
-    """The step as one operator for the CPU; None on other devices, and where it is not compiled.
+def native_step() -> ops.Custom | None:
+    """The step as one operator; None where there are no native ones.
 
-    It changes the weights and the accumulator in place. Its sums have another order than those of
-    MindSpore's operators, so the last digits differ.
+    It changes the weights and the accumulator in place.
     """
-    if ms.get_context("device_target") != "CPU" or not NATIVE_LIBRARY.exists():
+    if not is_native():
         return None
-    inputs = ("weight", "accumulator", "key", "label", "left", "right", "settings")
-    described = CustomRegOp("LearnCrosses").target("CPU")
-    for number, name in enumerate(inputs):
-        described = described.input(number, name)
-    real, whole = DataType.F32_Default, DataType.I32_Default
-    described = described.output(0, "logit").dtype_format(
-        real, real, whole, real, whole, whole, real, real
-    )
-    return ops.Custom(
-        f"{NATIVE_LIBRARY}:LearnCrosses",
-        out_shape=lambda *shapes: shapes[LABEL],
-        out_dtype=lambda *types: types[LABEL],
-        func_type="aot",
-        reg_info=described.get_op_info(),
-    )
+    inputs = {
+        "weight": REAL,
+        "accumulator": REAL,
+        "key": WHOLE,
+        "label": REAL,
+        "left": WHOLE,
+        "right": WHOLE,
+        "settings": REAL,
+    }
+    return native_operator("LearnCrosses", inputs, REAL, lambda *shapes: shapes[3])
 
 
 class CrossLearner(nn.Cell):  # type: ignore[misc]
@@ -78,7 +68,7 @@ class CrossLearner(nn.Cell):  # type: ignore[misc]
         self.lr = config.cross_learning_rate
         self.pairs = len(pairs)
         self.fills_batches = config.fills_batches
-        self.native = native_kernel()
+        self.native = native_step()
         self.settings = Tensor(np.array([self.lr, CROSS_BETA], np.float32))
         self.gather = ops.Gather()
         self.and_bits = ops.BitwiseAnd()

@@ -13,9 +13,11 @@ Shapes are those of ``wide_and_deep.py``.
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from src.model.native_operators import REAL, WHOLE, native_operator
 from src.model.wide_and_deep import WideDeepModel
 
 WIDE_L1, WIDE_L2 = 1e-8, 1e-8  # FTRL, on wide_loss
@@ -235,3 +237,42 @@ class TableAdagrad(nn.Cell):  # type: ignore[misc]
             self.scatter(self.table, ids, moved),
             self.scatter(self.accumulator, ids, new),
         )
+
+
+class NativeRows(nn.Cell):  # type: ignore[misc]
+    """``touched_rows`` of both optimizers as one operator, with the sums over equal ids.
+
+    Args:
+        ftrl: The optimizer of the wide weights.
+        table: That of the embedding table.
+    """
+
+    def __init__(self, ftrl: Ftrl, table: TableAdam | TableAdagrad) -> None:
+        super().__init__()
+        wide = (ftrl.wide_weight, ftrl.accumulator[0], ftrl.linear[0])
+        self.rows = ParameterTuple((*wide, table.table, *(state for state, _ in table.row_state())))
+        self.is_adam = isinstance(table, TableAdam)
+        settings = [ftrl.lr, WIDE_L1, WIDE_L2, table.lr]
+        if isinstance(table, TableAdam):
+            settings += [ADAM_BETA1, ADAM_BETA2, ADAM_EPS / table.unit]
+        self.settings = Tensor(np.array(settings, np.float32))
+        names = ["wide_weight", "wide_accumulator", "wide_linear", "table", "first", "second"]
+        inputs = dict.fromkeys(names if self.is_adam else names[:-1], REAL)
+        inputs |= {"ids": WHOLE, "wide_gradient": REAL, "table_gradient": REAL}
+        powers = ("beta1_power", "beta2_power") if self.is_adam else ()
+        inputs |= dict.fromkeys((*powers, "settings"), REAL)
+        name = "LearnRowsByAdam" if self.is_adam else "LearnRowsByAdagrad"
+        self.learn = native_operator(name, inputs, WHOLE, lambda *shapes: (1,))
+
+    def construct(
+        self,
+        powers: tuple[Tensor, Tensor],
+        ids: Tensor,
+        wide_gradient: Tensor,
+        table_gradient: Tensor,
+    ) -> Done:
+        """Move the rows at `ids` [n] by gradients [n, 1] and [n, e], per occurrence."""
+        gradients = (ids, wide_gradient, table_gradient)
+        if self.is_adam:
+            return (self.learn(*self.rows, *gradients, *powers, self.settings),)
+        return (self.learn(*self.rows, *gradients, self.settings),)

@@ -8,7 +8,16 @@ from __future__ import annotations
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.model.model_config import ModelConfig, computes_in_float16
-from src.model.optimizers import Adam, Done, Ftrl, SumOverDuplicates, TableAdagrad, TableAdam
+from src.model.native_operators import is_native
+from src.model.optimizers import (
+    Adam,
+    Done,
+    Ftrl,
+    NativeRows,
+    SumOverDuplicates,
+    TableAdagrad,
+    TableAdam,
+)
 from src.model.wide_and_deep import NetWithLossClass
 
 
@@ -46,6 +55,9 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         self.adam = Adam(self.model)
         is_adam = config.table_optimizer == "adam"
         self.table = TableAdam(self.model, network.l2_coef) if is_adam else TableAdagrad(self.model)
+        self.native_rows = (
+            NativeRows(self.ftrl, self.table) if self.sparse and is_native() else None
+        )
         self.sum_over_duplicates = SumOverDuplicates()
         self.hyper_map = ops.HyperMap()
         weights = ParameterTuple((self.model.wide_bias, *self.adam.layers))
@@ -135,7 +147,9 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         powers = self.adam.advance()
         done = self.ftrl.bias(weight_gradients[0])
         done += self.adam.dense_layers(powers, weight_gradients[1:])
-        if self.sparse:
+        if self.native_rows is not None:
+            done += self.native_rows(powers, ids, wide_gradient, deep_gradient)
+        elif self.sparse:
             wide_sum, deep_sum = self.sum_over_duplicates(ids, wide_gradient, deep_gradient)
             done += self.ftrl.touched_rows(ids, wide_rows, wide_sum)
             done += self.table.touched_rows(powers, ids, deep_rows, deep_sum)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isqrt, prod
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -22,6 +23,7 @@ from mindspore.common.initializer import initializer
 
 from src.features.field_pairs import PAIR_SCALE
 from src.model.model_config import ACTIVATIONS, ModelConfig, computes_in_float16
+from src.model.native_operators import REAL, is_native, native_operator
 
 # ---------------------------------------------------------------------------------------------
 # Forward pass
@@ -64,6 +66,26 @@ class DeepLayer(nn.Cell):  # type: ignore[misc]
         return x if self.is_output else self.activation(x)
 
 
+def native_deep_input(width: int) -> ops.Custom:
+    """``WideDeepModel.deep_input`` with products of pairs, as one operator.
+
+    Args:
+        width: Of the result.
+    """
+    inputs = {"rows": REAL, "weight": REAL, "scale": REAL}
+    gradient_of_rows = native_operator(
+        "DeepInputGradient", {"gradient": REAL, **inputs}, REAL, lambda *shapes: shapes[1]
+    )
+
+    def gradient(rows: Tensor, weight: Tensor, scale: Tensor, out: Tensor, dout: Tensor) -> Any:
+        of_rows = gradient_of_rows(dout, rows, weight, scale)
+        return of_rows, ops.zeros_like(weight), ops.zeros_like(scale)
+
+    return native_operator(
+        "DeepInput", inputs, REAL, lambda rows, *others: (rows[0], width), gradient
+    )
+
+
 class WideDeepModel(nn.Cell):  # type: ignore[misc]
     """logit = Σ_f wide_weight[id] · weight + wide_bias + MLP(embedding_table[id] · weight)."""
 
@@ -85,6 +107,8 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
         )
         self.gather = ops.Gather()
         self.has_pairs = config.deep_pairs
+        self.native_input = native_deep_input(widths[0]) if pairs and is_native() else None
+        self.pair_scale = Tensor(np.array([PAIR_SCALE], np.float32))
         self.flat_shape, self.square_shape = (-1, f * e), (-1, f * f)
         left, right = np.triu_indices(f, k=1)
         self.upper_triangle = Tensor((left * f + right).astype(np.int32))
@@ -115,13 +139,20 @@ class WideDeepModel(nn.Cell):  # type: ignore[misc]
         """
         weight = weight.expand_dims(2)  # [b, f, 1]
         wide = (wide_rows * weight).sum(1) + self.wide_bias  # [b, 1]
-        weighted = deep_rows * weight  # [b, f, e]
-        deep = weighted.reshape(self.flat_shape)  # [b, f * e]
-        if self.has_pairs:
-            deep = ops.concat((deep, self.products_of_pairs(weighted)), 1)
+        deep = self.deep_input(deep_rows, weight)
         for layer in self.deep:
             deep = layer(deep)
         return wide + deep
+
+    def deep_input(self, deep_rows: Tensor, weight: Tensor) -> Tensor:
+        """What the dense layers see: [b, f, e] and [b, f, 1] → [b, f * e (+ f · (f-1) / 2)]."""
+        if self.native_input is not None:
+            return self.native_input(deep_rows, weight, self.pair_scale)
+        weighted = deep_rows * weight  # [b, f, e]
+        deep = weighted.reshape(self.flat_shape)
+        if self.has_pairs:
+            deep = ops.concat((deep, self.products_of_pairs(weighted)), 1)
+        return deep
 
     def products_of_pairs(self, weighted: Tensor) -> Tensor:
         """The inner product of each pair of a row's embeddings: [b, f, e] → [b, f · (f-1) / 2].

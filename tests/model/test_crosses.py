@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import combinations
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -13,7 +12,6 @@ from mindspore import Tensor
 
 from benchmarks.documented.step import DOCUMENTED_CONFIG
 from src.features.field_pairs import PAIR_SCALE
-from src.model import crosses as crosses_module
 from src.model.crosses import (
     CROSS_BETA,
     CrossLearner,
@@ -152,16 +150,6 @@ def test_the_same_batches_give_the_same_weights_bit_by_bit() -> None:
     first = trained()
     assert np.count_nonzero(first) > 100
     np.testing.assert_array_equal(first, trained())
-
-
-def test_other_devices_and_a_machine_without_the_library_take_the_operators(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(crosses_module, "NATIVE_LIBRARY", tmp_path / "missing.so")
-    assert CrossLearner(CONFIG).native is None
-    monkeypatch.undo()
-    monkeypatch.setattr("src.model.crosses.ms.get_context", lambda _: "GPU")
-    assert crosses_module.native_kernel() is None
 
 
 def test_products_of_pairs_are_those_of_the_embeddings() -> None:

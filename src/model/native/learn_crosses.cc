@@ -15,6 +15,7 @@
 namespace {
 
 constexpr int kLanes = 4;  // independent sums: one alone would wait for each addition
+constexpr int kAhead = 24;  // places whose memory is fetched before it is their turn
 
 float Sum(const float *weight, const int32_t *place, int64_t pairs) {
   float lanes[kLanes] = {};
@@ -42,7 +43,7 @@ extern "C" int LearnCrosses(int count, void **data, int *, int64_t **shapes, con
   const int32_t mask = static_cast<int32_t>(shapes[0][0] - 1);
   const int64_t rows = shapes[2][0], fields = shapes[2][1], pairs = shapes[4][0];
 
-  std::vector<int32_t> places(rows * pairs);
+  std::vector<int32_t> places(rows * pairs + kAhead);
   std::vector<float> gradient(rows);
   for (int64_t row = 0; row < rows; ++row) {
     const int32_t *row_key = key + row * fields;
@@ -58,12 +59,17 @@ extern "C" int LearnCrosses(int count, void **data, int *, int64_t **shapes, con
   for (int64_t row = 0; row < rows; ++row) {
     const float square = gradient[row] * gradient[row];
     const int32_t *place = places.data() + row * pairs;
-    for (int64_t i = 0; i < pairs; ++i) squares[place[i]] += square;
+    for (int64_t i = 0; i < pairs; ++i) {
+      __builtin_prefetch(squares + place[i + kAhead], 1);
+      squares[place[i]] += square;
+    }
   }
   for (int64_t row = 0; row < rows; ++row) {
     const float step = -settings[0] * gradient[row];
     const int32_t *place = places.data() + row * pairs;
     for (int64_t i = 0; i < pairs; ++i) {
+      __builtin_prefetch(squares + place[i + kAhead]);
+      __builtin_prefetch(weight + place[i + kAhead], 1);
       weight[place[i]] += step / (settings[1] + std::sqrt(squares[place[i]]));
     }
   }
