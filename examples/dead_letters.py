@@ -16,7 +16,6 @@ import argparse
 import base64
 import json
 import logging
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from src.dead_letters.dead_letters import DeadLetter, read_dead_letters, time_te
 from src.dead_letters.replay import Correction, replay
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
+from src.process.output import OutputError, say
 from src.rows.criteo import VALUE_FORMATS
 
 logger = logging.getLogger("dead_letters")
@@ -165,14 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         dead_letters = read_dead_letters(cluster, arguments.topic)
         is_list = arguments.command == "list"
         for line in map(to_json, dead_letters) if is_list else count_table(dead_letters):
-            print(line)
-        sys.stdout.flush()
-    except (SourceError, FileError) as error:
+            if not say(line):
+                break
+    except (SourceError, FileError, OutputError) as error:
         logger.error("%s", error)
         return 1
-    except BrokenPipeError:
-        # The reader has closed its end. Python would report that when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         logger.error("interrupted; run the replay again to continue it")
         return 1

@@ -28,6 +28,7 @@ from src.dictionaries.errors import DictionaryError, VocabularyError
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.flags import FlagParser, path_flag, path_text_flag
 from src.process.logs import configure_logging
+from src.process.output import say
 from src.rows.bad_rows import add_bad_rows_flag
 from src.rows.opened_file import RowFileError
 
@@ -96,12 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.rows,
             arguments.max_bad_fraction,
         )
+        say(describe(found))
     except EXPECTED_ERRORS as error:
         logger.error("%s", error)
         return 1
     finally:
         keep_modules_until_exit()
-    print(describe(found))
     return 0
 
 

@@ -25,6 +25,7 @@ if __package__ in (None, ""):  # run as a script: the repository's root is not o
 
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
+from src.process.output import OutputError, say
 from src.publishing.chain import Chain, read_current
 from src.publishing.folder import FoundVersion, VersionFolder
 from src.publishing.rebuild import verify
@@ -111,13 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "verify":
             return 1 if verify_all(folder) else 0
         if arguments.command == "list":
-            for line in table(folder.versions(), read_current(folder.directory)):
-                print(line)
+            say(*table(folder.versions(), read_current(folder.directory)))
         elif arguments.command == "rollback":
             _say(folder.roll_back(arguments.to), "until resume")
         else:
             _say(folder.resume(), "and what comes after it")
-    except PublishingError as error:
+    except (OutputError, PublishingError) as error:
         logger.error("%s", error)
         return 1
     return 0

@@ -39,6 +39,7 @@ from src.config import ConfigError, load_config
 from src.dictionaries.errors import DictionaryError
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
+from src.process.output import say
 from src.process.stop import StopFlag, stop_on_signals
 from src.rows.opened_file import RowFileError
 
@@ -157,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flag
         )  # not earlier: there was nothing to stop yet, and reading a long file must end on Ctrl-C
         summary = Demo(plan, stream, flag).run()
+        say(summary, *next_steps(plan.config))
     except (KeyboardInterrupt, Interrupted) as interrupted:
         name = str(interrupted) or "SIGINT"
         logger.info("stopped by %s", name)
@@ -164,7 +166,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FAILURES as error:
         logger.error("%s", error)
         return 1
-    print(summary, *next_steps(plan.config), sep="\n", flush=True)
     return 0
 
 

@@ -23,6 +23,7 @@ from examples.report_page.page import write_report
 from examples.report_page.runs import ReportError, read_run
 from src.process.flags import FlagParser, path_flag
 from src.process.logs import configure_logging
+from src.process.output import OutputError, say
 
 logger = logging.getLogger("report")
 
@@ -48,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging()
     try:
         written = write_report([read_run(path) for path in arguments.files], arguments.output)
-    except (ReportError, OSError) as error:
+        say(*map(str, written))
+    except (OutputError, ReportError, OSError) as error:
         logger.error("%s", error)
         return 1
-    print("\n".join(map(str, written)))
     return 0
 
 

@@ -37,6 +37,7 @@ from src.process.exit_handlers import keep_modules_until_exit
 from src.process.files import PathLike
 from src.process.flags import FlagParser, path_text_flag
 from src.process.logs import configure_logging
+from src.process.output import say
 from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION, add_bad_rows_flag
 from src.rows.opened_file import RowFileError, can_be_read_again
 from src.stream.position import Position
@@ -230,13 +231,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.epochs,
             arguments.max_bad_fraction,
         )
+        logger.info("trained %d steps", unit.step)
+        say(str(unit.path))
     except EXPECTED_ERRORS as error:
         logger.error("%s", error)
         return 1
     finally:
         keep_modules_until_exit()
-    logger.info("trained %d steps", unit.step)
-    print(unit.path)
     return 0
 
 

@@ -6,6 +6,8 @@ import re
 import time
 from dataclasses import dataclass, field
 
+from src.process.output import say
+
 MEAN_STEPS = 10  # one step's loss is noise
 LOSS_LINE = re.compile(r"epoch: 1, step: \d+, wide_loss: (\S+), deep_loss: (\S+)")
 RANK_PREFIX = re.compile(r"\[worker \d+\] ")
@@ -34,7 +36,7 @@ class LossLines:
 
     def take(self, line: str) -> None:
         """Prints a line, and keeps its losses if it is a loss line."""
-        print(line, flush=True)
+        say(line)
         match = LOSS_LINE.fullmatch(RANK_PREFIX.sub("", line))
         if match is None:
             return

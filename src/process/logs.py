@@ -19,6 +19,8 @@ def configure_logging(level: int = logging.INFO) -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as it runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections import deque
 from pathlib import Path
 from typing import IO, TextIO
 
+from src.process.output import OutputError, say
 from src.watching.line_file import LineFile
 
 TAIL_LINES = 12
@@ -40,7 +42,8 @@ class RankOutput:
         with self._lock:
             if not self._is_closed:
                 self._keep(name, line)
-            print(f"[{name}] {line}", file=to, flush=True)
+            with contextlib.suppress(OutputError):  # the ranks go on, and have their log files
+                say(f"[{name}] {line}", to=to)
 
     def _keep(self, name: str, line: str) -> None:
         if name not in self._logs:

@@ -172,7 +172,22 @@ class OpenedFile:
             while not poll.poll(_LOOK_MILLISECONDS):
                 if stopped():
                     raise ReadStopped
-        return os.read(self._number, read_bytes)
+        piece = os.read(self._number, read_bytes)
+        if not piece and self.is_regular:
+            self._check_length()
+        return piece
+
+    def _check_length(self) -> None:
+        """Refuses an end that comes too early: somebody has cut the file, to rotate it perhaps.
+
+        Raises:
+            RowFileError: It is shorter now than what was read of it.
+        """
+        if os.fstat(self._number).st_size < self._begin + self.bytes_read:
+            raise RowFileError(
+                f"{self.name}: became shorter while it was read (rotated by copytruncate?); "
+                f"its first {self.bytes_read:,} bytes were read"
+            )
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:

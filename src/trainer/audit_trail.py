@@ -9,8 +9,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from src.process.output import OutputError
 from src.stream.position import RowRange
-from src.watching.line_file import OutputError, rotated
+from src.watching.line_file import rotated
 
 logger = logging.getLogger(__name__)
 

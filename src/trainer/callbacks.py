@@ -17,6 +17,7 @@ from mindspore.train import CheckpointConfig, ModelCheckpoint
 
 from src.checkpoints.store import CheckpointStore
 from src.dictionaries.vocabulary import Change
+from src.process.output import OutputError, say
 from src.process.stop import StopFlag
 from src.stream.position import Position
 from src.trainer.audit_trail import audit_line
@@ -151,12 +152,13 @@ class LossCallBack(ms.Callback):  # type: ignore[misc]
 
         Raises:
             NonFiniteLoss: A loss is NaN or infinite.
-            OutputError: The loss file can't be written.
+            OutputError: The loss file or standard output can't be written.
         """
         outputs = run_context.original_args().net_outputs
         wide, deep = (np.float32(loss.asnumpy().reshape(-1)[0]) for loss in outputs[:2])
         line = loss_line(self._progress.step, wide, deep)
-        print(line, flush=True)
+        if not say(line):
+            raise OutputError("can't write the losses to standard output: its reader has left")
         self._file.append(line)
         if not (np.isfinite(wide) and np.isfinite(deep)):
             raise NonFiniteLoss(f"the loss is not finite: {line}")

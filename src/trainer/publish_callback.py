@@ -241,7 +241,9 @@ class PublishCallBack(ms.Callback):  # type: ignore[misc]
             return
         assert batch is not None, "the ledger comes first"
         publishing.note(batch.ids, batch.change)
-        self._trained_until_ms = max(self._trained_until_ms, batch.newest_timestamp)
+        # A message from the future, as a wrong clock sends it, would make all versions look fresh.
+        newest = min(batch.newest_timestamp, round(time.time() * 1000))
+        self._trained_until_ms = max(self._trained_until_ms, newest)
         self._publish_if_due(publishing)
         self._outside_steps.release()
 

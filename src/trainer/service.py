@@ -15,6 +15,7 @@ from src.cluster.broker import SourceError
 from src.config import Config
 from src.model.device import choose_device
 from src.process.exit_handlers import keep_modules_until_exit
+from src.process.output import OutputError
 from src.process.stop import StopFlag
 from src.publishing.version_format import PublishingError
 from src.ranks.placement import RankError
@@ -24,7 +25,6 @@ from src.trainer.callbacks import NonFiniteLoss
 from src.trainer.consumer_link import TrainError
 from src.trainer.session import StartError
 from src.trainer.trainer import Trainer
-from src.watching.line_file import OutputError
 from src.watching.prometheus import MetricsServerError
 
 logger = logging.getLogger(__name__)

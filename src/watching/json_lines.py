@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
 from typing import Any
 
-from src.watching.line_file import OutputError
+from src.process.output import OutputError
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,11 @@ import contextlib
 import logging
 import os
 
+from src.process.output import OutputError
+
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 << 20
-
-
-class OutputError(RuntimeError):
-    """A file can't be written; one line says why."""
 
 
 class LineFile:

@@ -234,3 +234,23 @@ def test_a_terminal_is_named(caplog: pytest.LogCaptureFixture) -> None:
         assert "is a terminal: type rows" in caplog.text
     os.close(ours)
     os.close(theirs)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(DATA)
+    with open_rows(path) as file:
+        blocks = file.blocks()
+        next(blocks)
+        os.truncate(path, 100)
+        with pytest.raises(RowFileError, match=r"rows\.tsv: became shorter while it was read"):
+            list(blocks)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(DATA)
+    with open_rows(path) as file:
+        path.rename(tmp_path / "rows.tsv.1")
+        path.write_bytes(b"other\n")
+        assert lines_of(file) == LINES

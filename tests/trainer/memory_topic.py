@@ -34,6 +34,7 @@ class MemoryTopic:
         self.ids = random.integers(0, 60, (ROWS, FIELD_SIZE)).astype(np.int32)
         self.labels = (self.ids[:, 0] < 20).astype(np.float32)
         self.commit = Commit(Position({0: 0}), 0)
+        self.first_timestamp = 10**12
         self.with_keys = False
         self.dictionaries = 1
         self.oov = np.full(ROWS, 1, np.uint32)
@@ -47,7 +48,7 @@ class MemoryTopic:
             self.ids[begin:],
             np.ones((len(offset), FIELD_SIZE), np.float32),
             self.labels[begin:],
-            Provenance(partition, offset, offset, 10**12 + offset),
+            Provenance(partition, offset, offset, self.first_timestamp + offset),
             num_shards=1,
             session=self.commit.session,
             dictionaries=self.dictionaries,

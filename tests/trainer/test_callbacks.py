@@ -22,6 +22,7 @@ from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import CheckpointError, Unit
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings
+from src.process.output import OutputError
 from src.process.stop import StopFlag
 from src.rows.criteo import CATEGORICAL_SIZE, FIELD_SIZE
 from src.stream.position import Position, RowRange
@@ -36,7 +37,6 @@ from src.trainer.callbacks import (
     loss_line,
 )
 from src.trainer.dataset import BatchRecord
-from src.watching.line_file import OutputError
 
 START = Position({0: 0, 1: 0})
 DOCUMENTED_LINE = re.compile(r"epoch: 1, step: \d+, wide_loss: [\d.e+-]+, deep_loss: [\d.e+-]+")

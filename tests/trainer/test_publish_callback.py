@@ -159,6 +159,12 @@ def test_without_sparse_every_version_is_full(
     assert {manifest.kind for manifest in found} == {"full"}
 
 
+def test_messages_from_the_future_make_no_version_fresher_than_it_is(growing: MemoryTopic) -> None:
+    growing.first_timestamp = 4 * 10**12  # the year 2096
+    run(2, *ADAPTIVE, *PUBLISHING)
+    assert manifests()[-1].trained_until_ms <= time.time() * 1000
+
+
 def test_other_dictionaries_than_the_consumers_are_refused(growing: MemoryTopic) -> None:
     growing.dictionaries += 1
     with pytest.raises(PublishingError, match="the trainer needs the consumer's --max_dict"):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from src.process.output import OutputError
 from src.stream.position import RowRange
 from src.trainer.audit_trail import audit_line, begin_audit
-from src.watching.line_file import LineFile, OutputError, rotated
+from src.watching.line_file import LineFile, rotated
 
 
 def trail(steps: range) -> str:
