@@ -81,6 +81,9 @@ def test_file_that_does_not_fit_ends_it_with_one_line_before_anything_starts(
     [
         ("--window_seconds=0", "--window_seconds must be positive, not 0.0"),
         ("--num_shards=-1", "--num_shards must be positive, not -1"),
+        ("--num_shards=99999999999", "--num_shards must be at most 10000, not 99999999999"),
+        ("--max_queue_size=9999999", "--max_queue_size must be at most 1000000, not 9999999"),
+        ("--window_seconds=1e12", "--window_seconds must be at most 1000000000"),
         ("--dense_transform=square", "invalid choice: 'square'"),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from src.channel.closing_rule import DEFAULT_MAX_WINDOW_SIZE
 from src.cluster.settings import client_settings
-from src.config import add_shared_flags, parse_with_config_file
+from src.config import MAX_SECONDS, add_shared_flags, parse_with_config_file
 from src.process.flags import FlagParser, number_flag, path_text_flag
 from src.rows.bad_rows import DEFAULT_MAX_BAD_FRACTION
 from src.rows.criteo import VALUE_FORMATS
@@ -32,13 +32,13 @@ SHARED_FLAGS = (
     "metrics_port",
     "metrics_host",
 )
-POSITIVE_FLAGS = (
-    "num_shards",
-    "window_size",
-    "window_seconds",
-    "max_window_size",
-    "max_queue_size",
-)
+LARGEST = {  # of each flag that must be positive
+    "num_shards": 10_000,
+    "window_size": 10**9,
+    "window_seconds": MAX_SECONDS,
+    "max_window_size": 10**9,
+    "max_queue_size": 10**6,
+}
 
 
 def parse_consumer_flags(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,9 +54,12 @@ def parse_consumer_flags(description: str, argv: Sequence[str] | None) -> argpar
     """
     parser = _make_parser(description)
     arguments = parse_with_config_file(parser, argv)
-    for name in POSITIVE_FLAGS:
-        if getattr(arguments, name) <= 0:
-            parser.error(f"--{name} must be positive, not {getattr(arguments, name)}")
+    for name, largest in LARGEST.items():
+        value = getattr(arguments, name)
+        if value <= 0:
+            parser.error(f"--{name} must be positive, not {value}")
+        if value > largest:
+            parser.error(f"--{name} must be at most {largest}, not {value}")
     if not 0 <= arguments.max_bad_fraction <= 1:
         parser.error(f"--max_bad_fraction must be from 0 to 1, not {arguments.max_bad_fraction}")
     arguments.cluster = client_settings(arguments.bootstrap_servers, arguments.kafka_config)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Callable
 
 from src.cluster.broker import REQUEST_MS, BrokerConnection, SourceError
+
+logger = logging.getLogger(__name__)
 
 
 class TopicOffsets:
@@ -118,6 +122,14 @@ class TopicOffsets:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=timezone.utc)
         milliseconds = int(moment.timestamp() * 1000)
+        if milliseconds < 0:
+            raise SourceError(f"--start {start}: Kafka's time begins in 1970")
+        if milliseconds > time.time() * 1000:
+            logger.warning(
+                "--start %s lies in the future: all rows to come are read; without an offset, as "
+                "+02:00, a time is UTC",
+                start,
+            )
         wanted = dict.fromkeys(self._broker.handles.values(), milliseconds)
         found = self._broker.request(
             "looking for the time",

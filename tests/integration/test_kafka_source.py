@@ -116,7 +116,7 @@ def test_a_partition_added_after_the_commit_starts_at_its_beginning(
 
 
 def test_a_time_starts_at_the_first_row_not_before_it(
-    kafka_service: KafkaService, topic: TopicFactory
+    kafka_service: KafkaService, topic: TopicFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = topic(2)
     send(kafka_service, name, 0, numbers(0, 5))
@@ -128,6 +128,7 @@ def test_a_time_starts_at_the_first_row_not_before_it(
         without_zone = third.replace(tzinfo=None).isoformat()
         assert source.resolve_start(without_zone).offsets == {0: 2, 1: 0}
         assert source.resolve_start("2100-01-01").offsets == {0: 5, 1: 0}
+        assert "--start 2100-01-01 lies in the future" in caplog.text
 
 
 def test_rows_that_are_deleted_already_are_counted_unless_loss_is_allowed(

@@ -30,6 +30,7 @@ def test_a_start_names_an_offset_in_every_partition(
     [
         ("soon", "expected committed, earliest"),
         ("2026-13-01T00:00:00", "an ISO time"),
+        ("1969-12-31T23:59:59.999", "begins in 1970"),
         ("0:one", "expected partition:offset"),
         ("0:1:2", "expected partition:offset"),
         ("2:0", "no partition 2"),
