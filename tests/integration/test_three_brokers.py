@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -149,7 +148,7 @@ def test_rows_that_too_few_replicas_take_are_retried_and_named(
     write_sample([rows], 2_000)
     follower = next(node for node in cluster.brokers if node != cluster.leader(topic))
     cluster.brokers[follower].kill()
-    time.sleep(6)  # until the cluster has noticed: broker.session.timeout.ms
+    assert wait_until(lambda: cluster.copies(topic) == 2, LONG, 0.2)
     flags = (f"--bootstrap_servers={servers}", f"--topic={topic}", f"--file1={rows}", "--file2=")
     script = Script("producer", flags, tmp_path / "producer.log", cwd=tmp_path)
     try:

@@ -80,10 +80,14 @@ class ThreeBrokers:
 
     def is_in_sync(self, topic: str) -> bool:
         """Whether every node has all rows of a topic, and all that the groups have committed."""
+        return min(self.copies(topic), self.copies(OFFSETS)) == SIZE
+
+    def copies(self, topic: str) -> int:
+        """How many nodes have all rows of a topic, at least; 0 where nobody can tell."""
         with contextlib.suppress(KafkaError):
-            partitions = [*self._partitions(topic).values(), *self._partitions(OFFSETS).values()]
-            return all(len(each["isr_nodes"]) == SIZE for each in partitions)
-        return False
+            partitions = self._partitions(topic).values()
+            return min((len(each["isr_nodes"]) for each in partitions), default=SIZE)
+        return 0
 
     def _partitions(self, topic: str) -> dict[int, dict[str, Any]]:
         with self._admin() as admin:
