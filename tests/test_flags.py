@@ -13,6 +13,7 @@ import pytest
 
 import kafka_client
 from examples import local_services
+from examples.live import __main__ as live
 from examples.services.common import ROOT
 from src.config import make_parser as make_trainer_parser
 from src.config import read_defaults
@@ -164,3 +165,6 @@ def test_a_port_that_cannot_be_is_refused(port: str, capsys: pytest.CaptureFixtu
         local_services.parse_args(["status", f"--kafka_port={port}"])
     assert stopped.value.code == 2
     assert "argument --kafka_port: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        live.parse_args([f"--port={port}"])
+    assert "argument --port: " in capsys.readouterr().err

@@ -25,7 +25,7 @@ from examples.live.freshness import freshness_of
 from examples.live.run import LivePlan, LiveRun
 from examples.services.common import HOST, ROOT, ServiceError
 from src.cluster.topic import TopicError
-from src.process.flags import FlagParser, path_flag
+from src.process.flags import FlagParser, path_flag, port_flag
 from src.process.logs import configure_logging
 from src.process.ports import free_port
 from src.process.stop import StopFlag, stop_on_signals
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"how many arrive in a second ({ROWS_PER_SECOND})",
     )
-    flag("--port", type=int, metavar="PORT", help="port of page and service (a free one)")
+    flag("--port", type=port_flag, metavar="PORT", help="port of page and service (a free one)")
     flag(
         "--work_dir",
         type=path_flag,
