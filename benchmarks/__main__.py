@@ -19,6 +19,9 @@ import sys
 import time
 from collections.abc import Sequence
 
+from benchmarks.learning.linear_learner import vowpal_wabbit_python
+from benchmarks.learning.rows import LearningError
+from benchmarks.peers.environment import PeerError, pytorch_python
 from benchmarks.report import Result, machine, missed, table, write_json
 from benchmarks.settings import Settings
 from benchmarks.stages.registry import STAGES, run_in_process
@@ -58,6 +61,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=ROOT / "build" / "bench.json",
         help="file of the results (build/bench.json)",
     )
+    flag(
+        "--peers",
+        action="store_true",
+        help="compare training with PyTorch and Vowpal Wabbit too, which are installed into "
+        "build/ (some GB)",
+    )
     flag("--no_targets", action="store_true", help="exit with 0 even where a target is missed")
     arguments = parser.parse_args(argv)
     for name in ("window", "batch", "rows", "repeats"):
@@ -78,8 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         tuple(arguments.window), tuple(arguments.batch), arguments.rows, arguments.repeats
     )
     try:
+        if arguments.peers:
+            settings = with_peers(arguments.stages, settings)
         results, failed = run_stages(arguments.stages, settings)
-    except ServiceError as error:
+    except (ServiceError, PeerError, LearningError) as error:
         logger.error("%s", error)
         return 1
     write_json(arguments.json, results, described)
@@ -90,6 +101,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for phrase in phrases:
         print(f"missed: {phrase}")
     return 1 if phrases else 0
+
+
+def with_peers(names: Sequence[str], settings: Settings) -> Settings:
+    """The settings with the peers that the stages can compare with, which are installed if needed.
+
+    Raises:
+        PeerError, LearningError: One can't be installed.
+    """
+    stages = [STAGES[name] for name in names]
+    if any(stage.vowpal_wabbit for stage in stages):
+        settings = dataclasses.replace(settings, vowpal_wabbit=vowpal_wabbit_python())
+    if any(stage.pytorch for stage in stages):
+        settings = dataclasses.replace(settings, pytorch=pytorch_python())
+    return settings
 
 
 def run_stages(names: Sequence[str], settings: Settings) -> tuple[list[Result], list[str]]:

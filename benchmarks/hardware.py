@@ -6,8 +6,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from mindspore import Tensor, nn, ops
 
-from benchmarks.timing import seconds_of
+from benchmarks.timing import rate_of, seconds_of
 from src.process.arrays import Array
 
 BYTES_A_THREAD = 256 << 20  # more than fits a cache that virtual machines share
@@ -33,18 +34,37 @@ def _rescale(array: Array) -> None:
 
 
 class Multiplier:
-    """NumPy's float32 matrix product [rows, inner] · [inner, columns]."""
+    """The float32 matrix product [rows, inputs] · [outputs, inputs]ᵀ, by NumPy and by MindSpore."""
 
-    def __init__(self, rows: int, inner: int, columns: int) -> None:
+    def __init__(self, rows: int, inputs: int, outputs: int) -> None:
         random = np.random.default_rng(1)
-        self._left = random.random((rows, inner), dtype=np.float32)
-        self._right = random.random((inner, columns), dtype=np.float32)
+        self._left = random.random((rows, inputs), dtype=np.float32)
+        self._right = random.random((outputs, inputs), dtype=np.float32)
+        self._layer = _Product()
+        self._tensors = Tensor(self._left), Tensor(self._right)
+        self._amount = TIMES * rows * inputs * outputs
 
-    def multiply_adds(self) -> float:
+    def by_numpy(self) -> float:
         """Multiply-adds per second."""
-        rows, inner = self._left.shape
-        return TIMES * rows * inner * self._right.shape[1] / seconds_of(self._work)
+        return rate_of(self._multiply_by_numpy, self._amount)
 
-    def _work(self) -> None:
+    def by_mindspore(self) -> float:
+        """Multiply-adds per second."""
+        return rate_of(self._multiply_by_mindspore, self._amount)
+
+    def _multiply_by_numpy(self) -> None:
         for _ in range(TIMES):
-            np.matmul(self._left, self._right)
+            np.matmul(self._left, self._right.T)
+
+    def _multiply_by_mindspore(self) -> None:
+        for _ in range(TIMES):
+            self._layer(*self._tensors).asnumpy()
+
+
+class _Product(nn.Cell):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.product = ops.MatMul(transpose_b=True)
+
+    def construct(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.product(left, right)

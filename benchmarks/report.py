@@ -1,4 +1,4 @@
-"""Results and targets, and how both are shown."""
+"""Results, and how they and their targets are shown."""
 
 from __future__ import annotations
 
@@ -16,8 +16,26 @@ from typing import Any
 
 import psutil
 
+from benchmarks.targets import TARGETS, Target
+
 RATES = ("rows/s", "windows/s")
 TIMES = ("ms", "s")
+COLUMNS = ("ratio", "ours", "of_limit", "peer_ratio")
+"""The measures that have a column of the table."""
+HOLDS, MISSED = "holds", "MISSED"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What another library reaches with the same work, in the same rounds.
+
+    Attributes:
+        name: The library and its version.
+        value: What it reaches, in the unit of the result.
+    """
+
+    name: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -26,50 +44,67 @@ class Result:
 
     Attributes:
         name: The stage, with its size where there are several.
-        documented: What the documented way reaches, in ``unit``.
+        documented: What the documented way reaches, in ``unit``; None where it has no such stage.
         ours: What this project reaches.
         unit: One of ``RATES`` (more is better) or ``TIMES`` (less is better).
         limit: The best that the hardware or the layer below can do; None where there is no bound.
         measures: Other numbers for targets or readers, by name.
+        peer: Another library; None where none was measured.
     """
 
     name: str
-    documented: float
+    documented: float | None
     ours: float
     unit: str
     limit: float | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
+    peer: Peer | None = None
 
     @classmethod
     def of_medians(
-        cls, name: str, unit: str, medians: Mapping[str, float], **measures: float
+        cls,
+        name: str,
+        unit: str,
+        medians: Mapping[str, float],
+        peer_name: str = "",
+        /,
+        **measures: float,
     ) -> Result:
-        """A result from the medians of "documented", "ours" and, where there is one, "limit"."""
-        return cls(
-            name, medians["documented"], medians["ours"], unit, medians.get("limit"), measures
-        )
+        """A result from the medians of "ours" and of "documented", "limit" and "peer", if any."""
+        peer = Peer(peer_name, medians["peer"]) if "peer" in medians else None
+        documented, limit = medians.get("documented"), medians.get("limit")
+        return cls(name, documented, medians["ours"], unit, limit, measures, peer)
 
     def __post_init__(self) -> None:
         if self.unit not in RATES + TIMES:
             raise ValueError(f"unit {self.unit!r} is none of {', '.join(RATES + TIMES)}")
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """This project's speed, in multiples of the documented way's."""
-        return self._better(self.ours, self.documented)
+        return self._speed_by(self.documented)
 
     @property
     def of_limit(self) -> float | None:
         """The reached share of the limit."""
-        return None if self.limit is None else self._better(self.ours, self.limit)
+        return self._speed_by(self.limit)
 
-    def _better(self, one: float, other: float) -> float:
-        return one / other if self.unit in RATES else other / one
+    @property
+    def peer_ratio(self) -> float | None:
+        """This project's speed, in multiples of the peer's."""
+        return None if self.peer is None else self._speed_by(self.peer.value)
+
+    def _speed_by(self, other: float | None) -> float | None:
+        if other is None:
+            return None
+        return self.ours / other if self.unit in RATES else other / self.ours
 
     def value(self, measure: str) -> float | None:
         """A number of the result, by the name that a target uses."""
-        own = {"ratio": self.ratio, "ours": self.ours}
-        return own[measure] if measure in own else self.measures.get(measure)
+        if measure in COLUMNS:
+            found: float | None = getattr(self, measure)
+            return found
+        return self.measures.get(measure)
 
     def to_json(self) -> dict[str, Any]:
         """The result as the JSON file holds it."""
@@ -80,50 +115,14 @@ class Result:
             "ratio": self.ratio,
             "limit": self.limit,
             "of_limit": self.of_limit,
+            "peer": self._peer_to_json(),
             **self.measures,
         }
 
-
-@dataclass(frozen=True)
-class Target:
-    """A bound that a result has to reach.
-
-    Attributes:
-        result: Name of the result.
-        measure: ``ratio``, ``ours``, or one of the result's other measures.
-        at_least: The bound.
-    """
-
-    result: str
-    measure: str
-    at_least: float
-
-    def holds(self, result: Result) -> bool:
-        """Whether a result reaches the bound; a missing number does not."""
-        value = result.value(self.measure)
-        return value is not None and value >= self.at_least
-
-    def __str__(self) -> str:
-        return f"{self.measure} >= {self.at_least:,.3g}"
-
-
-TARGETS = (
-    Target("produce", "ratio", 2.5),
-    Target("features_1000", "ratio", 60),
-    Target("features_10000", "ratio", 150),
-    Target("consume", "ratio", 30),
-    Target("consume", "ours", 40_000),  # rows/s, on the machine that benchmarks/README.md describes
-    Target("channel", "ratio", 4),
-    Target("feed_100", "ratio", 15),
-    Target("feed_1000", "ratio", 80),
-    Target("train_step", "ratio", 2.5),
-    Target("train_step_sparse", "ratio", 6),
-    # Time at a vocabulary of 200,000 / time at 2,000,000: at most 1.2 times as long.
-    Target("train_step_sparse", "vocabulary_ratio", 1 / 1.2),
-    Target("watching", "ratio", 0.98),
-    Target("end_to_end", "ratio", 2.2),
-    Target("end_to_end", "busy", 0.95),
-)
+    def _peer_to_json(self) -> dict[str, Any] | None:
+        if self.peer is None:
+            return None
+        return {"name": self.peer.name, "value": self.peer.value, "ratio": self.peer_ratio}
 
 
 def missed(results: Sequence[Result], targets: Sequence[Target] = TARGETS) -> list[str]:
@@ -132,15 +131,22 @@ def missed(results: Sequence[Result], targets: Sequence[Target] = TARGETS) -> li
     phrases = []
     for target in targets:
         result = by_name.get(target.result)
-        if result is not None and not target.holds(result):
+        if result is not None and verdict(target, result) == MISSED:
             measured = _number(result.value(target.measure))
             phrases.append(f"{target.result}: {target}, measured {measured}")
     return phrases
 
 
+def verdict(target: Target, result: Result) -> str:
+    """Whether a result reaches a target; without a peer nothing is said about a ratio to it."""
+    if target.measure == "peer_ratio" and result.peer is None:
+        return "needs --peers"
+    return HOLDS if target.holds(result.value(target.measure)) else MISSED
+
+
 def table(results: Sequence[Result], targets: Sequence[Target] = TARGETS) -> str:
     """The results as aligned text; each target is marked as holding or missed."""
-    head = ("stage", "documented", "ours", "unit", "ratio", "limit", "of limit", "targets")
+    head = ("stage", "documented", "ours", "unit", "ratio", "limit", "of limit", "peer", "targets")
     rows = [head, *(_table_row(result, targets) for result in results)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(head) - 1)]
     left = (0, 3)  # names and units; numbers are aligned right
@@ -159,28 +165,31 @@ def _table_row(result: Result, targets: Sequence[Target]) -> tuple[str, ...]:
     mine = [target for target in targets if target.result == result.name]
     shown = []
     for target in mine:
-        measured = "" if target.measure in ("ratio", "ours") else f" ({_measured(result, target)})"
-        verdict = "holds" if target.holds(result) else "MISSED"
-        shown.append(f"{target}{measured}: {verdict}")
+        number = _number(result.value(target.measure))
+        measured = "" if target.measure in COLUMNS else f" ({number})"
+        shown.append(f"{target}{measured}: {verdict(target, result)}")
     asked = {target.measure for target in mine}
     others = [
         f"{name} {_number(value)}" for name, value in result.measures.items() if name not in asked
     ]
-    share = "-" if result.of_limit is None else f"{result.of_limit:.0%}"
     return (
         result.name,
         _number(result.documented),
         _number(result.ours),
         result.unit,
-        f"{result.ratio:.2f}",
+        "-" if result.ratio is None else f"{result.ratio:.2f}",
         _number(result.limit),
-        share,
+        "-" if result.of_limit is None else f"{result.of_limit:.0%}",
+        _peer_cell(result),
         "; ".join(shown + others),
     )
 
 
-def _measured(result: Result, target: Target) -> str:
-    return _number(result.value(target.measure))
+def _peer_cell(result: Result) -> str:
+    """The peer's number, our speed in multiples of it, and its name."""
+    if result.peer is None:
+        return "-"
+    return f"{_number(result.peer.value)} ({result.peer_ratio:.2f}) {result.peer.name}"
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from examples.services.common import HOST, ROOT
 
 WORK_DIR = ROOT / "build" / "bench"
+ADAPTIVE = ROOT / "examples" / "adaptive.yaml"
 VOCAB_SIZE = 200_000  # the documented one: the dictionaries of all stages fit it
 
 
@@ -24,6 +25,8 @@ class Settings:
         work_dir: Folder of inputs, logs and checkpoints.
         bootstrap_servers: The broker, for the stages that need one.
         address: The yr engine's address, for the stages that need it.
+        pytorch: A Python with PyTorch, for the stages that compare with it; None for no peer.
+        vowpal_wabbit: Likewise one with Vowpal Wabbit.
     """
 
     windows: tuple[int, ...] = (1_000, 10_000)
@@ -33,3 +36,5 @@ class Settings:
     work_dir: Path = WORK_DIR
     bootstrap_servers: str = ""
     address: str = HOST
+    pytorch: Path | None = None
+    vowpal_wabbit: Path | None = None

@@ -29,23 +29,35 @@ def learn_with_vowpal_wabbit(way: str, rows: Rows, work_dir: Path) -> Learnt:
     Raises:
         LearningError: It can't be installed, or failed.
     """
-    python = vowpal_wabbit_python()
     output = work_dir / f"{way}.scores"
     total = rows.history + rows.stream
-    arguments = (way, rows.path, 0, total, output)
-    command = [
-        str(python),
-        str(ROOT / "benchmarks" / "learning" / "vowpal_wabbit.py"),
-        *map(str, arguments),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise LearningError(f"Vowpal Wabbit failed: {done.stderr.strip().splitlines()[-1]}")
-    seconds = float(done.stdout.split()[-1]) * rows.stream / total
+    seconds = one_pass(vowpal_wabbit_python(), way, rows.path, total, output) * rows.stream / total
     scores = np.fromfile(output, dtype=np.float64)[rows.history :]
     with open(rows.path, "rb") as file:
         labels = np.array([line[:1] == b"1" for line in file], dtype=np.float64)
     return judged(way, labels[rows.history : total], scores, seconds)
+
+
+def one_pass(python: Path, way: str, path: Path, rows: int, output: Path) -> float:
+    """Learns from the first rows of a file; seconds, the parsing of the features included.
+
+    Args:
+        python: See ``vowpal_wabbit_python``.
+        way: One of `PEERS`.
+        path: The file.
+        rows: How many rows.
+        output: File for the logits.
+
+    Raises:
+        LearningError: It failed.
+    """
+    script = ROOT / "benchmarks" / "learning" / "vowpal_wabbit.py"
+    command = [str(python), str(script), way, str(path), "0", str(rows), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise LearningError(f"Vowpal Wabbit failed: {said[-1]}")
+    return float(done.stdout.split()[-1])
 
 
 def vowpal_wabbit_python() -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.learning.rows import Rows
 from benchmarks.learning.scores import PEERS, Learnt, judged
-from examples.services.common import ROOT
+from benchmarks.settings import ADAPTIVE
 from src.config import Config, load_config
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.feature_builder import FeatureBuilder
@@ -20,7 +20,6 @@ from src.process.arrays import Array
 from src.rows.criteo import DENSE_SIZE
 from src.trainer.trainer import growth_of
 
-ADAPTIVE = ROOT / "examples" / "adaptive.yaml"
 WAYS = ("upstream", "documented", "sparse", "adaptive", *PEERS)
 
 

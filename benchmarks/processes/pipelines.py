@@ -58,9 +58,16 @@ class Pipeline:
         settings: Services, sizes and the folder for logs and checkpoints.
         topic: The topic that holds the rows.
         is_documented: Whether to run the documented scripts, or this project's.
+        shared_flags: Further flags of this project's consumer and trainer.
     """
 
-    def __init__(self, settings: Settings, topic: str, is_documented: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        is_documented: bool,
+        shared_flags: Sequence[str] = (),
+    ) -> None:
         self._settings = settings
         self._is_documented = is_documented
         self._name = f"bench_{uuid.uuid4().hex[:8]}"
@@ -72,7 +79,7 @@ class Pipeline:
             f"--dataset_name={self._name}",
         ]
         self._topic = [f"--bootstrap_servers={settings.bootstrap_servers}", f"--topic={topic}"]
-        self._group = [f"--group_id={self._name}"]
+        self._own = [f"--group_id={self._name}", *shared_flags]
         self._scripts: list[Script] = []
         self.times_path = self._folder / "times.json"
 
@@ -86,9 +93,15 @@ class Pipeline:
         ]
         if self._is_documented:
             return self._start("benchmarks/documented/consume", flags)
-        return self._start("consumer", [*flags, *self._group])
+        return self._start("consumer", [*flags, *self._own])
 
-    def start_trainer(self, losses: Losses, steps: int = 0, timed: bool = False) -> Script:
+    def start_trainer(
+        self,
+        losses: Losses,
+        steps: int = 0,
+        timed: bool = False,
+        trainer_flags: Sequence[str] = (),
+    ) -> Script:
         """Starts the trainer; ours ends after ``steps`` steps, or never where that is 0."""
         flags = [
             *self._channel,
@@ -97,8 +110,8 @@ class Pipeline:
         ]
         if self._is_documented:
             return self._start("benchmarks/documented/train", flags, losses)
-        flags += [*self._topic, *self._group, "--loss_file_name=", "--fresh"]
-        flags += ["--device_target=CPU", f"--max_steps={steps}"]
+        flags += [*self._topic, *self._own, "--loss_file_name=", "--fresh"]
+        flags += ["--device_target=CPU", f"--max_steps={steps}", *trainer_flags]
         if timed:
             return self._start(
                 "benchmarks/processes/timed_train", [str(self.times_path), *flags], losses

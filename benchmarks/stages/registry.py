@@ -19,12 +19,16 @@ class Stage:
         function: The function in it: Settings → list of Result.
         kafka: Whether the stage needs a broker.
         engine: Whether the stage needs the yr engine.
+        pytorch: Whether the stage can compare with PyTorch.
+        vowpal_wabbit: Whether the stage can compare with Vowpal Wabbit.
     """
 
     module: str
     function: str = "run"
     kafka: bool = False
     engine: bool = False
+    pytorch: bool = False
+    vowpal_wabbit: bool = False
 
     def run(self, settings: Settings) -> list[Result]:
         """Measures the stage."""
@@ -41,10 +45,14 @@ STAGES = {
     "consume": Stage("consume", kafka=True, engine=True),
     "channel": Stage("channel", engine=True),
     "feed": Stage("feed"),
-    "train_step": Stage("train_step", "run_dense"),
-    "train_step_sparse": Stage("train_step", "run_sparse"),
+    "train_step": Stage("train_step", "run_dense", pytorch=True),
+    "train_step_sparse": Stage("train_step", "run_sparse", pytorch=True),
+    "train_step_adaptive": Stage("train_step_adaptive", pytorch=True),
     "watching": Stage("watching"),
     "end_to_end": Stage("end_to_end", kafka=True, engine=True),
+    "end_to_end_adaptive": Stage(
+        "end_to_end_adaptive", kafka=True, engine=True, vowpal_wabbit=True
+    ),
     "start": Stage("start", kafka=True, engine=True),
 }
 

@@ -1,32 +1,31 @@
-"""``train_step`` and ``train_step_sparse``: one step on a batch in memory.
-
-The limit of a step is the sum of two times. One is the time to move the bytes of its optimizers, at
-the memory's bandwidth. The other is the time of its matrix products, at NumPy's rate. They add up,
-as the optimizers wait for the gradients.
-"""
+"""``train_step`` and ``train_step_sparse``: one step on a batch in memory."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
 from benchmarks.documented.step import DOCUMENTED_CONFIG, documented_step, own_step, random_batch
-from benchmarks.hardware import Memory, Multiplier
+from benchmarks.peers.pytorch import PyTorchSteps, columns_of
 from benchmarks.report import Result
 from benchmarks.settings import Settings
+from benchmarks.step_limit import StepLimit, optimizer_bytes
 from benchmarks.timing import Way, alternate, medians, seconds_of
 from src.model.model_config import ModelConfig
+from src.process.arrays import Array
 
 EQUAL_STEPS = 20
 EQUAL_WITHIN = 1e-5
+EQUAL_TO_PEER_WITHIN = 1e-4  # another library sums up in another order
+LOSSES = (0, 1)  # the outputs that are read
 STEPS_AT_ONCE = 10
 LARGE_VOCABULARY = 2_000_000
-FLOAT_BYTES = 4
 # Not 1: there an input of relu is so near 0 that rounding makes the two steps differ by 1e-4.
 SEED = 2
 
@@ -37,14 +36,14 @@ def run_dense(settings: Settings) -> list[Result]:
     """The documented step and ours, dense."""
     config, batches = _prepare(settings)
     documented, ours = documented_step(config, SEED), own_step(config, SEED)
-    check_equal(documented, ours, batches)
-    ways = {
-        "documented": _timed_steps(documented, batches),
-        "ours": _timed_steps(ours, batches),
-        "limit": _limit(config, touched_rows=config.vocab_size),
-    }
-    median = medians(alternate(ways, settings.repeats, "train_step"))
-    return [Result.of_medians("train_step", "ms", median)]
+    with peer_steps(settings, "dense", ours.model, config, batches) as peer:
+        losses = check_equal(documented, ours, batches)
+        ways: dict[str, Way] = {
+            "documented": timed_steps(documented, batches),
+            "ours": timed_steps(ours, batches),
+        }
+        moved = optimizer_bytes(config, touched_rows=config.vocab_size)
+        return [measured("train_step", settings, ways, config, moved, peer, losses)]
 
 
 def run_sparse(settings: Settings) -> list[Result]:
@@ -55,22 +54,66 @@ def run_sparse(settings: Settings) -> list[Result]:
     steps: dict[str, nn.Cell] = {
         "documented": documented_step(config, SEED),
         "ours": own_step(sparse, SEED),
-        "large": own_step(large, SEED),
+        "ours_at_2000000": own_step(large, SEED),
     }
-    first = {name: float(step(*batches[0])[0].asnumpy()) for name, step in steps.items()}
-    np.testing.assert_allclose(first["ours"], first["documented"], rtol=EQUAL_WITHIN)
-    touched = int(np.median([len(np.unique(batch[0].asnumpy())) for batch in batches]))
-    ways = {name: _timed_steps(step, batches) for name, step in steps.items()}
-    ways["limit"] = _limit(sparse, touched)
-    median = medians(alternate(ways, settings.repeats, "train_step_sparse"))
-    result = Result.of_medians(
-        "train_step_sparse",
-        "ms",
-        median,
-        vocabulary_ratio=median["ours"] / median["large"],
-        ours_at_2000000=median["large"],
-    )
-    return [result]
+    with peer_steps(settings, "sparse", steps["ours"].model, sparse, batches) as peer:
+        first = float(steps["documented"](*batches[0])[0].asnumpy())
+        losses = numbers_of(steps["ours"], batches)
+        np.testing.assert_allclose(losses[0, 0], first, rtol=EQUAL_WITHIN)
+        touched = int(np.median([len(np.unique(batch[0].asnumpy())) for batch in batches]))
+        ways = {name: timed_steps(step, batches) for name, step in steps.items()}
+        moved = optimizer_bytes(sparse, touched)
+        result = measured("train_step_sparse", settings, ways, sparse, moved, peer, losses)
+    ratio = result.ours / result.measures["ours_at_2000000"]
+    measures = {"vocabulary_ratio": ratio, **result.measures}
+    return [dataclasses.replace(result, measures=measures)]
+
+
+def measured(
+    name: str,
+    settings: Settings,
+    ways: Mapping[str, Way],
+    config: ModelConfig,
+    moved: int,
+    peer: PyTorchSteps | None,
+    losses: Array,
+) -> Result:
+    """Measures the ways of a step, its limit and, if there is one, its peer.
+
+    Args:
+        name: The stage.
+        settings: How many rounds count.
+        ways: "ours", maybe "documented", and others, which become measures of the result.
+        config: What is trained.
+        moved: The bytes that a step must move.
+        peer: The peer.
+        losses: What our first steps gave, float64[steps, 2]; the peer's must be the same.
+    """
+    others = {name: way for name, way in ways.items() if name not in ("ours", "documented")}
+    every = dict(ways)
+    if peer is not None:
+        np.testing.assert_allclose(peer.losses, losses, rtol=EQUAL_TO_PEER_WITHIN, atol=1e-6)
+        every["peer"] = peer.milliseconds
+    limit = StepLimit(config, moved, {} if peer is None else {"pytorch": peer.multiply_adds})
+    every["limit"] = limit
+    median = medians(alternate(every, settings.repeats, name))
+    measures = {**{other: median[other] for other in others}, **limit.rates()}
+    return Result.of_medians(name, "ms", median, "" if peer is None else peer.name, **measures)
+
+
+@contextlib.contextmanager
+def peer_steps(
+    settings: Settings, kind: str, model: nn.Cell, config: ModelConfig, batches: Batches
+) -> Iterator[PyTorchSteps | None]:
+    """PyTorch's step from the weights that a model has now; None where it is not asked for."""
+    if settings.pytorch is None:
+        yield None
+        return
+    values = {parameter.name: parameter.asnumpy() for parameter in model.trainable_params()}
+    values.update(columns_of([[part.asnumpy() for part in batch] for batch in batches]))
+    learning = {**dataclasses.asdict(config), "compared_steps": EQUAL_STEPS}
+    with PyTorchSteps(settings.pytorch, kind, values, learning, settings.work_dir) as steps:
+        yield steps
 
 
 def _prepare(settings: Settings) -> tuple[ModelConfig, Batches]:
@@ -80,15 +123,25 @@ def _prepare(settings: Settings) -> tuple[ModelConfig, Batches]:
     return config, [random_batch(config, random) for _ in range(EQUAL_STEPS)]
 
 
-def check_equal(documented: nn.Cell, ours: nn.Cell, batches: Batches) -> None:
+def numbers_of(step: nn.Cell, batches: Batches, read: tuple[int, int] = LOSSES) -> Array:
+    """Two outputs of steps on all batches, float64[steps, 2]; of a logit [b, 1] the mean."""
+    numbers = []
+    for batch in batches:
+        outputs = step(*batch)
+        numbers.append([float(outputs[place].asnumpy().mean()) for place in read])
+    return np.array(numbers)
+
+
+def check_equal(documented: nn.Cell, ours: nn.Cell, batches: Batches) -> Array:
     """Fails unless both steps give the same losses and weights over the batches.
 
     Losses are compared one by one, a parameter by the norm of its difference.
+
+    Returns:
+        The losses, see ``numbers_of``.
     """
-    for batch in batches:
-        wanted = [loss.asnumpy() for loss in documented(*batch)]
-        actual = [loss.asnumpy() for loss in ours(*batch)[:2]]
-        np.testing.assert_allclose(actual, wanted, rtol=EQUAL_WITHIN)
+    losses = numbers_of(ours, batches)
+    np.testing.assert_allclose(losses, numbers_of(documented, batches), rtol=EQUAL_WITHIN)
     weights = {p.name: p.asnumpy() for p in documented.losses.model.trainable_params()}
     for parameter in ours.model.trainable_params():
         wanted_weight = weights.pop(parameter.name)
@@ -97,43 +150,17 @@ def check_equal(documented: nn.Cell, ours: nn.Cell, batches: Batches) -> None:
             raise AssertionError(f"{parameter.name} differs by {difference:g} (norm)")
     if weights:
         raise AssertionError(f"not among our parameters: {', '.join(weights)}")
+    return losses
 
 
-def _timed_steps(step: nn.Cell, batches: Batches) -> Way:
-    """Some steps, each with the reading of its losses; milliseconds per step."""
+def timed_steps(step: nn.Cell, batches: Batches, read: tuple[int, int] = LOSSES) -> Way:
+    """Some steps, each with the reading of two outputs; milliseconds per step."""
     coming = itertools.cycle(batches)
 
     def steps() -> None:
         for batch in itertools.islice(coming, STEPS_AT_ONCE):
             outputs = step(*batch)
-            outputs[0].asnumpy(), outputs[1].asnumpy()
+            for place in read:
+                outputs[place].asnumpy()
 
     return lambda: 1e3 * seconds_of(steps) / STEPS_AT_ONCE
-
-
-def layer_weights(config: ModelConfig) -> int:
-    """Weights and biases of the dense layers."""
-    widths = (config.field_size * config.emb_dim, *config.deep_layer_dim, 1)
-    return sum((n_in + 1) * n_out for n_in, n_out in zip(widths, widths[1:]))
-
-
-def optimizer_bytes(config: ModelConfig, touched_rows: int) -> int:
-    """Bytes that a step must read from memory and write to it.
-
-    Of a table row these are read and written: the weights, both of Adam's moments, the wide weight,
-    FTRL's accumulator and its linear term. Of the layers a gradient is read as well.
-    """
-    read_and_written = 2 * 3
-    table = touched_rows * (config.emb_dim + 1) * read_and_written
-    layers = layer_weights(config) * (read_and_written + 1)
-    return FLOAT_BYTES * (table + layers)
-
-
-def _limit(config: ModelConfig, touched_rows: int) -> Way:
-    """Measures the least time of a step on this machine, ms."""
-    memory = Memory()
-    first_layer = (config.field_size * config.emb_dim, config.deep_layer_dim[0])
-    multiplier = Multiplier(config.batch_size, *first_layer)
-    moved = optimizer_bytes(config, touched_rows)
-    products = 3 * config.batch_size * layer_weights(config)  # one forward, two backward
-    return lambda: 1e3 * (moved / memory.bandwidth() + products / multiplier.multiply_adds())
