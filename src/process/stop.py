@@ -55,7 +55,8 @@ class IdleLimit:
         self._flag = flag
         self._seconds = seconds
         self._is_held_back = is_held_back
-        self._held_back_at = float("-inf")
+        self._was_held_back = False
+        self._begins_anew_at = float("-inf")
 
     def check(self, idle_since: float) -> None:
         """Sets the flag if the time is over.
@@ -63,14 +64,16 @@ class IdleLimit:
         Args:
             idle_since: When something came last, in seconds of ``time.monotonic``.
         """
-        idle = time.monotonic() - max(idle_since, self._held_back_at)
+        idle = time.monotonic() - max(idle_since, self._begins_anew_at)
         if not self._seconds or idle < self._seconds:
             return
-        if self._is_held_back():
-            self._held_back_at = time.monotonic()
+        is_held_back = self._is_held_back()
+        if is_held_back:
             logger.info("no rows for %g s: an open transaction holds rows back", self._seconds)
-        else:
+        elif not self._was_held_back:  # else it may come any moment now
             self._flag.set(f"no rows for {self._seconds:g} s")
+        self._was_held_back = is_held_back
+        self._begins_anew_at = time.monotonic()
 
 
 def stop_on_signals(flag: StopFlag, signals: Sequence[signal.Signals] = STOP_SIGNALS) -> None:

@@ -145,10 +145,10 @@ def test_an_open_transaction_holds_only_its_own_rows_back(
     send_all(producer, name, 0, lines[:BATCH_SIZE])
     send_plain(kafka_service, name, 1, lines[BATCH_SIZE:])
     consumer = pipeline.consumer(*FAST)
-    trainer = pipeline.trainer("--idle_seconds=2", "--report_steps=1")
+    trainer = pipeline.trainer("--idle_seconds=3", "--report_steps=1")
     assert wait_until(lambda: trained_rows(pipeline) == BATCH_SIZE, LONG, 0.2), trainer.log()
     assert {rows.partition for rows in pipeline.audit()} == {1}
-    wait_for(trainer, re.compile("no rows for 2 s: an open transaction holds rows back"))
+    wait_for(trainer, re.compile("no rows for 3 s: an open transaction holds rows back"))
     producer.commit_transaction()
     producer.close()
     assert trainer.wait(LONG) == 0, trainer.log()
