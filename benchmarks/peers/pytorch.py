@@ -31,7 +31,7 @@ class PyTorchSteps:
 
     Args:
         python: A Python that can import PyTorch.
-        kind: ``dense``, ``sparse`` or ``adaptive``.
+        kind: ``dense``, ``dense_decay``, ``sparse`` or ``adaptive``.
         values: Initial weights by name, and the columns of all batches, see ``pytorch_steps.py``.
         settings: How the model learns.
         folder: For the values and the process's stderr.

@@ -2,9 +2,10 @@
 
     build/pytorch/bin/python benchmarks/peers/pytorch_steps.py STEP FILE
 
-STEP is one of three:
+STEP is one of four:
 
 * `dense`: an embedding with a dense gradient, the L2 term of its table in the loss, fused Adam.
+* `dense_decay`: the same, but Adam adds the L2 term's gradient, as its weight decay.
 * `sparse`: an embedding with a sparse gradient and SparseAdam; fused Adam for the layers.
 * `adaptive`: row-wise Adagrad for the rows of the batch, products of pairs, and crosses.
 
@@ -76,7 +77,7 @@ class Net:
 class FusedAdam:
     """PyTorch's fused Adam, whose eps is not corrected for the first steps' bias."""
 
-    def __init__(self, parameters: list[Tensor], lr: float) -> None:
+    def __init__(self, parameters: list[Any], lr: float) -> None:
         self.adam = torch.optim.Adam(parameters, lr=lr, betas=BETAS, fused=True)
         self.steps = 0
 
@@ -122,12 +123,16 @@ class Ftrl:
 class DenseStep:
     """The table's gradient is dense: the L2 term is in the loss."""
 
+    by_decay = False
+
     def __init__(self, values: dict[str, Tensor], settings: dict[str, Any]) -> None:
         self.net = Net(values, settings["deep_pairs"])
         self.table = values["embedding_table"].requires_grad_()
         self.wide_weight = values["wide_weight"].requires_grad_()
         self.l2_coef = settings["l2_coef"]
-        self.adam = FusedAdam([self.table, *self.net.layers], settings["deep_learning_rate"])
+        table = {"params": [self.table], "weight_decay": self.l2_coef if self.by_decay else 0.0}
+        groups = [table, {"params": self.net.layers}]
+        self.adam = FusedAdam(groups, settings["deep_learning_rate"])
         wide = (settings["wide_learning_rate"], settings["wide_initial_accumulator"])
         self.wide = [Ftrl(part, *wide) for part in (self.wide_weight, self.net.bias)]
 
@@ -136,7 +141,7 @@ class DenseStep:
         deep_rows = functional.embedding(ids, self.table)
         logit = self.net.logit(functional.embedding(ids, self.wide_weight), deep_rows, weight)
         wide_loss = functional.binary_cross_entropy_with_logits(logit, label)
-        flat = self.table.view(-1)
+        flat = (self.table.detach() if self.by_decay else self.table).view(-1)
         deep_loss = wide_loss + self.l2_coef * 0.5 * torch.dot(flat, flat)
         deep_loss.backward()
         self.adam.step()
@@ -145,6 +150,12 @@ class DenseStep:
                 ftrl.all(ftrl.weight.grad)
                 ftrl.weight.grad = None
         return wide_loss, deep_loss
+
+
+class DenseStepByDecay(DenseStep):
+    """The same step: Adam adds the gradient of the L2 term, which no backward pass has to make."""
+
+    by_decay = True
 
 
 class SparseStep:
@@ -248,6 +259,7 @@ def summed(gradient: Tensor, place: Tensor, count: int) -> Tensor:
 
 STEPS: dict[str, Callable[..., Any]] = {
     "dense": DenseStep,
+    "dense_decay": DenseStepByDecay,
     "sparse": SparseStep,
     "adaptive": AdaptiveStep,
 }

@@ -36,12 +36,19 @@ def run_dense(settings: Settings) -> list[Result]:
     """The documented step and ours, dense."""
     config, batches = _prepare(settings)
     documented, ours = documented_step(config, SEED), own_step(config, SEED)
-    with peer_steps(settings, "dense", ours.model, config, batches) as peer:
+    with contextlib.ExitStack() as stack:
+        peer, by_decay = (
+            stack.enter_context(peer_steps(settings, kind, ours.model, config, batches))
+            for kind in ("dense", "dense_decay")
+        )
         losses = check_equal(documented, ours, batches)
         ways: dict[str, Way] = {
             "documented": timed_steps(documented, batches),
             "ours": timed_steps(ours, batches),
         }
+        if by_decay is not None:
+            check_equal_to_peer(by_decay, losses)
+            ways["peer_by_weight_decay"] = by_decay.milliseconds
         moved = optimizer_bytes(config, touched_rows=config.vocab_size)
         return [measured("train_step", settings, ways, config, moved, peer, losses)]
 
@@ -92,13 +99,18 @@ def measured(
     others = {name: way for name, way in ways.items() if name not in ("ours", "documented")}
     every = dict(ways)
     if peer is not None:
-        np.testing.assert_allclose(peer.losses, losses, rtol=EQUAL_TO_PEER_WITHIN, atol=1e-6)
+        check_equal_to_peer(peer, losses)
         every["peer"] = peer.milliseconds
     limit = StepLimit(config, moved, {} if peer is None else {"pytorch": peer.multiply_adds})
     every["limit"] = limit
     median = medians(alternate(every, settings.repeats, name))
     measures = {**{other: median[other] for other in others}, **limit.rates()}
     return Result.of_medians(name, "ms", median, "" if peer is None else peer.name, **measures)
+
+
+def check_equal_to_peer(peer: PyTorchSteps, losses: Array) -> None:
+    """Fails unless a peer's first steps gave the same numbers as ours, float64[steps, 2]."""
+    np.testing.assert_allclose(peer.losses, losses, rtol=EQUAL_TO_PEER_WITHIN, atol=1e-6)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from benchmarks.documented.step import DOCUMENTED_CONFIG, own_step, random_batch
 from benchmarks.peers.environment import ENVIRONMENT, PeerError
 from benchmarks.peers.pytorch import PyTorchSteps, columns_of
 from benchmarks.settings import Settings
-from benchmarks.stages.train_step import EQUAL_TO_PEER_WITHIN, LOSSES, numbers_of, peer_steps
+from benchmarks.stages.train_step import LOSSES, check_equal_to_peer, numbers_of, peer_steps
 from benchmarks.stages.train_step_adaptive import READ
 from src.model.crosses import CrossLearner, TrainStepWithCrosses
 from src.model.model_config import ModelConfig
@@ -27,6 +27,7 @@ SMALL = dataclasses.replace(
 )
 KINDS = {
     "dense": SMALL,
+    "dense_decay": SMALL,
     "sparse": dataclasses.replace(SMALL, sparse=True),
     "adaptive": dataclasses.replace(
         SMALL,
@@ -65,7 +66,9 @@ def test_its_steps_give_our_losses(kind: str, tmp_path: Path) -> None:
     with peer_steps(settings, kind, inner.model, config, batches) as peer:
         assert peer is not None
         ours = numbers_of(step, batches, READ if config.cross_bits else LOSSES)
-        np.testing.assert_allclose(peer.losses, ours, rtol=EQUAL_TO_PEER_WITHIN, atol=1e-6)
+        check_equal_to_peer(peer, ours)
+        with pytest.raises(AssertionError):
+            check_equal_to_peer(peer, ours * 1.001)
         assert peer.milliseconds() > 0
         assert peer.multiply_adds() > 0
     assert peer.name.startswith("PyTorch 2.")
