@@ -51,10 +51,10 @@ def batch_of(config: ModelConfig, random: np.random.Generator) -> tuple[Tensor, 
     return (*batch, Tensor(keys.astype(np.uint32).view(np.int32)))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not PYTORCH.exists(), reason="make bench BENCH_ARGS=--peers installs PyTorch")
+@pytest.mark.peers
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_steps_give_our_losses(kind: str, tmp_path: Path) -> None:
+    assert PYTORCH.exists(), "make bench BENCH_ARGS=--peers installs PyTorch"
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     config, random = KINDS[kind], np.random.default_rng(1)
     batches = [batch_of(config, random) for _ in range(20)]
