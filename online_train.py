@@ -77,7 +77,7 @@ def train(config: Config, trainer: Trainer) -> None:
         keep_checkpoint_max=config.keep_checkpoint_max,
     )
     ckpoint_cb = StreamCheckpoint(
-        config.ckpt_prefix, config.ckpt_path, ckpt_config, trainer.progress, trainer.save
+        config.ckpt_prefix, config.ckpt_path, ckpt_config, trainer.progress, trainer.writer
     )
     publish = trainer.publish_callback(predict_net)
     callbacks = [TimeMonitor(1), ledger, callback, metrics]

@@ -24,6 +24,7 @@ import mindspore as ms
 import numpy as np
 
 from src.checkpoints.ckpt_file import type_name, write_ckpt
+from src.checkpoints.copies import views_of
 from src.checkpoints.locking import FolderLock
 from src.checkpoints.parts import PART_BYTES, VOCABULARY, load, plan_parts
 from src.checkpoints.unit import (
@@ -106,7 +107,7 @@ class CheckpointStore:
 
     def save(
         self,
-        network: ms.nn.Cell,
+        network: ms.nn.Cell | Mapping[str, Array],
         step: int,
         position: Position,
         topic: str,
@@ -121,7 +122,8 @@ class CheckpointStore:
         removed too.
 
         Args:
-            network: All its parameters are saved, the optimizers' state with them.
+            network: All its parameters are saved, the optimizers' state with them. Or copies of
+                them by name.
             step: Steps trained.
             position: The position after them.
             topic: The topic the position speaks of.
@@ -301,10 +303,9 @@ def _leftovers(directory: Path, prefix: str, newest: Unit | None) -> Iterator[Pa
             logger.warning("ignoring %s: it has no manifest beside it", path)
 
 
-def _entries(network: ms.nn.Cell, vocabulary: bytes) -> dict[str, Array]:
-    """What a unit holds: views of the network's parameters, and the vocabulary if there is one."""
-    network.init_parameters_data()  # of one that has never run
-    entries = {entry.name: entry.asnumpy() for entry in network.get_parameters()}
+def _entries(network: ms.nn.Cell | Mapping[str, Array], vocabulary: bytes) -> dict[str, Array]:
+    """What a unit holds: the network's parameters, and the vocabulary if there is one."""
+    entries = dict(network) if isinstance(network, Mapping) else views_of(network)
     if vocabulary:
         entries[VOCABULARY] = np.frombuffer(vocabulary, dtype=np.uint8)
     return entries

@@ -104,7 +104,11 @@ class Growth:
 
     def dump(self) -> bytes:
         """The vocabulary after the steps trained; empty before the first batch."""
-        return b"" if self._trained is None else self._trained.dump()
+        return self.copied()()
+
+    def copied(self) -> Callable[[], bytes]:
+        """Copies that vocabulary; the result makes of the copy what ``dump`` returns."""
+        return bytes if self._trained is None else self._trained.copied()
 
     def _log_full_and_freed(self, vocabulary: Vocabulary, change: Change) -> None:
         is_full = vocabulary.room == 0

@@ -17,8 +17,9 @@ from __future__ import annotations
 import io
 import zipfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from src.rows.criteo import CATEGORICAL_COLUMNS, DENSE_SIZE
 
 FORMAT = 1
 _FREE = -1
+_AT_ONCE = 10_000
+"""Values between which another thread may take Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -226,24 +229,24 @@ class Vocabulary:
 
     def dump(self) -> bytes:
         """The vocabulary as bytes, for ``load``."""
-        taken = np.flatnonzero(self._column != _FREE)
-        values = [self._value[slot] for slot in taken.tolist()]
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            numbers=np.array(
-                [FORMAT, *self.free_ids, self.rows, self._never_used, self._sketch.rows],
-                dtype=np.int64,
-            ),
-            slots=taken,
-            columns=self._column[taken],
-            used_at=self._used_at[taken],
-            lengths=np.array([len(value) for value in values], dtype=np.int32),
-            text=np.frombuffer(b"".join(values), dtype=np.uint8),
-            returned=np.array(self._freed, dtype=np.int64),
-            sketch=self._sketch.counts,
+        return self.copied()()
+
+    def copied(self) -> Callable[[], bytes]:
+        """Copies the vocabulary; the result makes of the copy what ``dump`` returns.
+
+        The copy takes a hundredth of the time, and any thread may do the rest.
+        """
+        end = self._never_used
+        numbers = [FORMAT, *self.free_ids, self.rows, end, self._sketch.rows]
+        return partial(
+            _dumped,
+            numbers,
+            self._column[:end].copy(),
+            self._used_at[:end].copy(),
+            self._value[:end],
+            list(self._freed),
+            self._sketch.counts.copy(),
         )
-        return buffer.getvalue()
 
     @classmethod
     def load(cls, data: bytes, settings: GrowthSettings) -> Vocabulary:
@@ -273,6 +276,38 @@ class Vocabulary:
         made._used_at[saved["slots"]] = saved["used_at"]
         made._freed.extend(saved["returned"].tolist())
         return made
+
+
+def _dumped(
+    numbers: list[int],
+    column: Array,
+    used_at: Array,
+    value: list[bytes],
+    freed: list[int],
+    sketch: Array,
+) -> bytes:
+    """A vocabulary's bytes, made of the slots that were ever used."""
+    taken = np.flatnonzero(column != _FREE)
+    lengths: Array = np.empty(len(taken), dtype=np.int32)
+    text = io.BytesIO()
+    for begin in range(0, len(taken), _AT_ONCE):
+        part = slice(begin, begin + _AT_ONCE)
+        values = list(map(value.__getitem__, taken[part].tolist()))
+        lengths[part] = np.fromiter(map(len, values), dtype=np.int32, count=len(values))
+        text.write(b"".join(values))
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        numbers=np.array(numbers, dtype=np.int64),
+        slots=taken,
+        columns=column[taken],
+        used_at=used_at[taken],
+        lengths=lengths,
+        text=np.frombuffer(text.getvalue(), dtype=np.uint8),
+        returned=np.array(freed, dtype=np.int64),
+        sketch=sketch,
+    )
+    return buffer.getvalue()
 
 
 class _Cells:

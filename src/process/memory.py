@@ -1,17 +1,18 @@
-"""Memory of a process that runs for months: when garbage is searched for, how the heap is kept."""
+"""Memory of a process that runs for months: garbage, the heap, and how much is left."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 OBJECTS = 30_000
 _M_ARENA_MAX = -8  # from glibc's malloc.h
 
 
-@contextmanager
+@contextlib.contextmanager
 def collected_rarely() -> Iterator[None]:
     """Searches for cycles after 30,000 new objects, not 700, and only among new objects.
 
@@ -39,3 +40,46 @@ def use_one_heap() -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         set_option(_M_ARENA_MAX, 1)
+
+
+def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How much memory this process may still take: the host's, or less in a container.
+
+    Args:
+        proc: The kernel's files on memory and processes.
+        cgroups: Where control groups are mounted, of version 1 or 2.
+    """
+    host = 1024 * int(_numbers(proc / "meminfo")["MemAvailable:"])
+    return min([host, *_left_in_cgroups(proc / "self" / "cgroup", cgroups)])
+
+
+def _left_in_cgroups(own: Path, cgroups: Path) -> Iterator[int]:
+    """The bytes left in each control group with a limit, up to the outermost that can be seen."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root = cgroups
+        limit, usage, cached = "memory.max", "memory.current", "inactive_file"
+        if controllers:
+            if "memory" not in controllers.split(","):
+                continue
+            root = cgroups / "memory"
+            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
+        # Within a container the path may be that on the host. Then only the root is there.
+        folder = root / path.strip("/")
+        for group in (folder, *folder.parents):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # "max" is no limit
+                left = int((group / limit).read_text()) - int((group / usage).read_text())
+                yield left + int(_numbers(group / "memory.stat")[cached])
+            if group == root:
+                break
+
+
+def _numbers(path: Path) -> dict[str, str]:
+    """Name → number of a file of the kernel's, with one on each line."""
+    words = (line.split() for line in path.read_text().splitlines())
+    return {name: number for name, number, *_ in words}

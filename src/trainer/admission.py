@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from src.config import Config
 from src.dictionaries.growth import Growth
 from src.features.dense_coding import DENSE_TRANSFORMS
 from src.process.arrays import Array
@@ -49,6 +50,26 @@ class StreamStart:
     growth: Growth | None = None
     with_keys: bool = False
     vocab_size: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        position: Position,
+        session: int,
+        dictionaries: int | None,
+        growth: Growth | None = None,
+    ) -> StreamStart:
+        """The start of a trainer with this configuration."""
+        return cls(
+            position,
+            session,
+            dictionaries,
+            config.dense_transform,
+            growth,
+            config.cross_bits > 0,
+            config.vocab_size,
+        )
 
 
 class WindowAdmission:

@@ -6,6 +6,7 @@ in feed mode and in sink mode.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from mindspore.train import CheckpointConfig, ModelCheckpoint
 
 from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit_writer import UnitWriter
 from src.dictionaries.vocabulary import Change
 from src.process.output import OutputError, say
 from src.process.stop import StopFlag
@@ -23,6 +25,8 @@ from src.stream.position import Position
 from src.trainer.audit_trail import audit_line
 from src.trainer.dataset import BatchRecord
 from src.watching.line_file import LineFile
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingStopped(Exception):  # noqa: N818 - a stop that was asked for is no error
@@ -177,14 +181,16 @@ def loss_line(step: int, wide_loss: np.float32, deep_loss: np.float32) -> str:
 class StreamCheckpoint(ModelCheckpoint):  # type: ignore[misc]
     """A ``ModelCheckpoint`` whose checkpoints hold the position in the stream too.
 
-    Unlike its base class it counts the global step, across restarts and in sink mode.
+    Unlike its base class it counts the global step, across restarts and in sink mode. Checkpoints
+    are written beside training where that is possible. One that is due while the one before it is
+    still being written waits for that.
 
     Args:
         prefix: How the names of the checkpoints begin.
         directory: Their folder.
         config: Steps between two checkpoints, and how many are kept.
         progress: Holds the step.
-        save: Saves what was trained so far to a folder of checkpoints, durably on return.
+        writer: Writes them.
     """
 
     def __init__(
@@ -193,33 +199,68 @@ class StreamCheckpoint(ModelCheckpoint):  # type: ignore[misc]
         directory: str,
         config: CheckpointConfig,
         progress: TrainingProgress,
-        save: Callable[[CheckpointStore], object],
+        writer: UnitWriter,
     ) -> None:
         super().__init__(prefix, directory, config)
         self._store = CheckpointStore(Path(directory), prefix, config.keep_checkpoint_max)
         self._every_steps = config.save_checkpoint_steps
         self._progress = progress
-        self._save = save
+        self._writer = writer
         self._saved_step = progress.step
+        self._is_prepared = False
+        self._is_due = False
+        self._is_late = False
 
     def on_train_step_end(self, run_context: Any) -> None:
-        """Saves when it is time."""
-        if self._progress.step % self._every_steps == 0:
+        """Saves when it is time, and the checkpoint before it is written.
+
+        Raises:
+            CheckpointError, OutputError: This one or the one before it could not be written.
+        """
+        if not self._is_prepared:
+            self._is_prepared = True
+            self._writer.prepare()
+        self._writer.check()
+        step = self._progress.step
+        is_time = step % self._every_steps == 0
+        if not (is_time or self._is_due):
+            return
+        if self._writer.is_writing:
+            self._put_off(step)
+            return
+        # Once one is in time again, the next late one is named again.
+        self._is_late = self._is_due
+        self._is_due = False
+        if self._writer.begin(self._store):
+            self._saved_step = step
+        else:
             self.save_now()
 
     def on_train_end(self, run_context: Any) -> None:
         """Does nothing: training ends by an exception, and ``save_now`` is called after it."""
 
     def save_now(self) -> None:
-        """Saves the state after the last step, unless it is saved already.
+        """Saves the state after the last step, unless it is saved already; durable on return.
 
         Raises:
-            CheckpointError: It could not be written.
+            CheckpointError, OutputError: It could not be written, or the one before it.
         """
+        self._writer.wait()
         if self._progress.step == self._saved_step:
             return
-        self._save(self._store)
+        self._writer.write(self._store)
         self._saved_step = self._progress.step
+
+    def _put_off(self, step: int) -> None:
+        """Remembers that a checkpoint is due; this is said once until one is in time again."""
+        if not self._is_due and not self._is_late:
+            logger.warning(
+                "step %d: the checkpoint of step %d is still being written, so the next one comes "
+                "later; a larger --save_checkpoint_steps gives each its time",
+                step,
+                self._saved_step,
+            )
+        self._is_due = True
 
 
 class StopCallBack(ms.Callback):  # type: ignore[misc]

@@ -138,8 +138,12 @@ class ConsumerLink:
             if committed is not None:
                 self.begin_session(source, committed.position)
 
-    def open_source(self) -> TopicGroup:
+    def open_source(self, at_once: bool = False) -> TopicGroup:
         """The broker, for one thread.
+
+        Args:
+            at_once: Whether not to wait for a broker that is away; then a stop is no reason to
+                give up either.
 
         Raises:
             SourceError: No broker answers, or there is no such topic.
@@ -149,8 +153,8 @@ class ConsumerLink:
             client_settings(config.bootstrap_servers, config.kafka_config),
             config.topic,
             config.group_id,
-            config.reconnect_seconds,
-            self._flag.is_set,
+            0.0 if at_once else config.reconnect_seconds,
+            (lambda: False) if at_once else self._flag.is_set,
         )
 
     def are_rows_held_back(self) -> bool:

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,8 @@ import mindspore as ms
 from src.channel.attaching import PacedLog
 from src.channel.receiver import WindowReceiver
 from src.checkpoints.store import CheckpointStore
+from src.checkpoints.unit import Unit
+from src.checkpoints.unit_writer import Moment, UnitWriter
 from src.config import Config
 from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig
@@ -148,6 +151,12 @@ class RankTrainer(Trainer):
             "weights are equal on all %d ranks (%d parameters sent)", self._ranks.size, sent
         )
 
+    def make_writer(self, network: TrainNet) -> UnitWriter:
+        """Has rank 0 write for all."""
+        return RankWriter(
+            network, self._store, self._moment, self._commit, self._ranks, self._lockstep
+        )
+
     def step_callbacks(self, stream: StreamingDataset) -> tuple[LedgerCallBack, ms.Callback]:
         """The same with batches that are global, and steps that all ranks agree on."""
         config = self._config
@@ -184,17 +193,6 @@ class RankTrainer(Trainer):
         """Has rank 0 request the rows again in the next round."""
         return self._shared.ask()
 
-    def save(self, store: CheckpointStore) -> None:
-        """Has rank 0 save for all; on return every rank knows that it is durable.
-
-        Raises:
-            RankError: The ranks' parameters differ, or rank 0 could not save.
-            CheckpointError: It could not be written, on rank 0.
-        """
-        self._ranks.verify_equal(self._network)
-        save = super().save
-        self._lockstep.on_first(lambda: save(store))
-
     def close(self) -> None:
         """Leaves the broker, the channel and the engine."""
         self._shared.close()
@@ -212,6 +210,43 @@ class RankTrainer(Trainer):
             super()._report(stream, seconds)
 
 
+class RankWriter(UnitWriter):
+    """Writes each unit within a step: on return every rank knows that it is durable.
+
+    Args:
+        network: All its parameters are saved, the optimizers' state with them.
+        owner: Holds the lock of the folder, on rank 0.
+        moment: Returns the rest of the state, on rank 0.
+        on_durable: Called with each unit, on rank 0.
+        ranks: All ranks, seen from this one.
+        lockstep: Their rounds.
+    """
+
+    def __init__(
+        self,
+        network: ms.nn.Cell,
+        owner: CheckpointStore,
+        moment: Callable[[], Moment],
+        on_durable: Callable[[Unit, bool], None],
+        ranks: Ranks,
+        lockstep: Lockstep,
+    ) -> None:
+        super().__init__(network, owner, moment, on_durable)
+        self._ranks = ranks
+        self._lockstep = lockstep
+
+    def write(self, store: CheckpointStore) -> None:
+        """Has rank 0 write for all.
+
+        Raises:
+            RankError: The ranks' parameters differ, or rank 0 could not write.
+            CheckpointError, OutputError: It could not be written, on rank 0.
+        """
+        self._ranks.verify_equal(self._network)
+        write = super().write
+        self._lockstep.on_first(lambda: write(store))
+
+
 def _packed_start(start: StreamStart, progress: TrainingProgress) -> dict[str, Any]:
     """What other ranks need of rank 0's start, for JSON."""
     return {
@@ -224,14 +259,8 @@ def _packed_start(start: StreamStart, progress: TrainingProgress) -> dict[str, A
 
 def _unpacked_start(fields: dict[str, Any], config: Config) -> tuple[StreamStart, int]:
     """(start, step) from what ``_packed_start`` returned on rank 0."""
-    start = StreamStart(
-        Position.from_json(fields["position"]),
-        fields["session"],
-        fields["dictionaries"],
-        config.dense_transform,
-        with_keys=config.cross_bits > 0,
-        vocab_size=config.vocab_size,
-    )
+    position = Position.from_json(fields["position"])
+    start = StreamStart.of(config, position, fields["session"], fields["dictionaries"])
     return start, int(fields["step"])
 
 

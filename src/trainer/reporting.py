@@ -199,9 +199,13 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
         """The newest rows, see ``ProgressiveMetrics.newest``."""
         return self._metrics.newest()
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, for ``restored_metrics``."""
-        return {STATE_KEY: encode_state(self._metrics.state())}
+    def state(self) -> Callable[[], dict[str, Any]]:
+        """Copies what a checkpoint keeps; the result encodes it for ``restored_metrics``.
+
+        Encoding takes far longer than copying, and any thread may do it.
+        """
+        copied = self._metrics.state()
+        return lambda: {STATE_KEY: encode_state(copied)}
 
     def _make_report(self) -> Report:
         progress, interval = self._progress, self._sum

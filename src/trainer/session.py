@@ -38,13 +38,13 @@ class StartError(RuntimeError):
 class TrainerSession:
     """Commits positions under the session's number.
 
-    ``commit`` runs in the training thread, ``read_again`` in that of the pipeline, and ``cover`` in
-    one of its own. A lock keeps them in order: a commit of an old session after that of a new one
-    would send the consumer back.
+    ``commit`` runs in the training thread or in that of the checkpoints, ``read_again`` in that of
+    the pipeline, and ``cover`` in one of its own. A lock keeps them in order: a commit of an old
+    session after that of a new one would send the consumer back.
 
     Args:
         source: For the training thread.
-        open_source: Opens another one, for the pipeline's thread.
+        open_source: Opens another one, for another thread; True waits for no broker that is away.
         position: Where the trainer starts; it is committed at once.
         ranks: How many ranks the trainer has.
 
@@ -55,12 +55,13 @@ class TrainerSession:
     def __init__(
         self,
         source: TopicGroup,
-        open_source: Callable[[], TopicGroup],
+        open_source: Callable[[bool], TopicGroup],
         position: Position,
         ranks: int = 1,
     ) -> None:
         self._source = source
         self._open_source = open_source
+        self._beside: TopicGroup | None = None
         self.position = self._durable = position
         self._ranks = ranks
         self._stretches: Mapping[int, Stretch] = {}
@@ -68,11 +69,25 @@ class TrainerSession:
         self.number = _new_number()
         source.commit(Commit(position, self.number, ranks))
 
-    def commit(self, position: Position) -> None:
-        """Commits the position of a durable checkpoint; a later commit makes up for a lost one."""
+    def commit(self, position: Position, is_beside: bool = False) -> None:
+        """Commits the position of a durable checkpoint; a later commit makes up for a lost one.
+
+        Args:
+            position: The position.
+            is_beside: Whether this is the thread of the checkpoints, which has a connection of its
+                own.
+        """
+        source = self._source_beside() if is_beside else self._source
         with self._lock:
             self._durable = position.with_empty(self._stretches)
-            self._source.try_commit(Commit(self._durable, self.number, self._ranks))
+            if source is not None:
+                source.try_commit(Commit(self._durable, self.number, self._ranks))
+
+    def close(self) -> None:
+        """Leaves the broker; no commit follows."""
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
 
     def covering(self, position: Position) -> Position:
         """A position that also covers the offsets after it that are known to hold no row."""
@@ -99,11 +114,25 @@ class TrainerSession:
         Raises:
             SourceError: The broker stayed away.
         """
-        with self._lock, self._open_source() as source:
+        with self._lock, self._open_source(False) as source:
             number = _new_number()
             source.commit(Commit(self._durable, number, self._ranks))
             self.number = number
             return number
+
+    def _source_beside(self) -> TopicGroup | None:
+        """The connection of the checkpoints' thread; None where it can't be had now."""
+        if self._beside is None:
+            try:
+                opened = self._open_source(True)
+            except SourceError as error:
+                logger.warning("the position is not committed: %s", error)
+                return None
+            if self._source.is_of_other_topic(opened.topic_id):
+                opened.close()  # the offsets mean nothing there; the watch ends training
+                return None
+            self._beside = opened
+        return self._beside
 
 
 def _new_number() -> int:

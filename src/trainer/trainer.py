@@ -14,19 +14,22 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import mindspore as ms
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from src.channel.engine import finalize
+from src.checkpoints.copies import KeptCopies
 from src.checkpoints.parts import read_vocabulary
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import Unit, read_unit
+from src.checkpoints.unit_writer import Moment, UnitWriter
 from src.cluster.topic_identity import OtherTopic
 from src.config import Config
 from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import Change, GrowthSettings
+from src.dictionaries.vocabulary import GrowthSettings
 from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig, model_shape
 from src.model.networks import PredictNet, TrainNet, make_train_step
@@ -97,9 +100,11 @@ class Trainer:
         link: The connection to the consumer.
         timer: Times the steps.
         progress: How far training has come; there after ``begin_session``.
+        writer: Writes checkpoints; there after ``restore``.
     """
 
     progress: TrainingProgress
+    writer: UnitWriter
     _session: TrainerSession
     _source: TopicGroup
     _network: TrainNet
@@ -119,7 +124,6 @@ class Trainer:
         self._origin: Unit | None = None
         self._watch: GroupWatch | None = None
         self._growth: Growth | None = None
-        self._reset: RowReset | None = None
         self._stream: StreamingDataset | None = None
         self._publishing: Publishing | None = None
         self._registry = CollectorRegistry()
@@ -163,21 +167,15 @@ class Trainer:
         self._source = self._closing.enter_context(self.link.open_source())
         position = starting_position(self._source, unit, config)
         self._session = self.link.begin_session(self._source, position)
+        self._closing.callback(self._session.close)
         watch = GroupWatch(self.link.open_source, self._session, self.flag.set)
         self._watch = self._closing.enter_context(watch)
         self._origin = origin = initial_unit(config, self._store) if unit is None else unit
         begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)
         self._growth = growth_of(config, origin)
         self.progress = TrainingProgress(unit.step if unit else 0, position)
-        return StreamStart(
-            position,
-            self._session.number,
-            origin.dictionaries if origin else None,
-            config.dense_transform,
-            self._growth,
-            config.cross_bits > 0,
-            config.vocab_size,
-        )
+        dictionaries = origin.dictionaries if origin else None
+        return StreamStart.of(config, position, self._session.number, dictionaries, self._growth)
 
     def make_step(
         self, network: NetWithLossClass, config: ModelConfig, crosses: CrossLearner | None
@@ -195,11 +193,20 @@ class Trainer:
         if self._origin is not None:
             self._store.restore(self._origin, network)
         self._network = network
+        self.writer = self.make_writer(network)
+        self._closing.callback(self.writer.close)
+
+    def make_writer(self, network: TrainNet) -> UnitWriter:
+        """What writes checkpoints, for ``StreamCheckpoint``."""
+        return UnitWriter(network, self._store, self._moment, self._commit, KeptCopies())
 
     def step_callbacks(self, stream: StreamingDataset) -> tuple[LedgerCallBack, ms.Callback]:
         """The first and the last callback: one moves the progress, the other ends training."""
         self._stream = stream
-        self._ledger = LedgerCallBack(self.progress, stream, self._config.audit_path, self._follow)
+        follow = None
+        if self._growth is not None:
+            follow = partial(self._growth.follow, reset=RowReset(self._network.row_state()))
+        self._ledger = LedgerCallBack(self.progress, stream, self._config.audit_path, follow)
         return self._ledger, StopCallBack(self.progress, self.flag, self._config.max_steps)
 
     def metrics_callback(self) -> ms.Callback:
@@ -237,29 +244,6 @@ class Trainer:
         """Has the rows after the last checkpoint sent again; returns the session they come in."""
         return self._session.read_again()
 
-    def save(self, store: CheckpointStore) -> None:
-        """Saves what was trained so far, and commits its position once the unit is durable.
-
-        Raises:
-            CheckpointError: It could not be written.
-        """
-        self._ledger.sync()
-        store.share_lock(self._store)
-        unit = store.save(
-            self._network,
-            self.progress.step,
-            self._session.covering(self.progress.position),
-            self._config.topic,
-            self.progress.dictionaries,
-            model_shape(self._config),
-            {**self._metrics.state(), TOPIC_ID: self._source.topic_id},
-            self._growth.dump() if self._growth is not None else b"",
-        )
-        logger.info("checkpoint %s at position %s", unit.path, unit.position)
-        self._numbers.on_saved(unit.position.reached)
-        if self.failure is None:  # else its offsets mean nothing in the topic that is there now
-            self._session.commit(unit.position)
-
     @contextlib.contextmanager
     def until_stopped(self, stream: StreamingDataset) -> Iterator[None]:
         """Ends quietly when training was stopped, in whatever way MindSpore reports it.
@@ -283,6 +267,7 @@ class Trainer:
                 self.stream_flag.set("training has ended")
             logger.info("stopping: %s", self.flag.reason)
         finally:
+            self.writer.finish()
             if self.progress.steps_done:
                 self._report(stream, time.monotonic() - began)
 
@@ -303,12 +288,25 @@ class Trainer:
 
     # --- parts of the above
 
-    def _follow(self, change: Change) -> None:
-        """Lets the trained vocabulary follow a step, and resets the rows of ids it took back."""
-        assert self._growth is not None, "a change comes from a growing vocabulary"
-        if self._reset is None:
-            self._reset = RowReset(self._network.row_state())
-        self._growth.follow(change, self._reset)
+    def _moment(self) -> Moment:
+        """The state between two steps, apart from the parameters."""
+        topic, scores = {TOPIC_ID: self._source.topic_id}, self._metrics.state()
+        return Moment(
+            self.progress.step,
+            self._session.covering(self.progress.position),
+            self._config.topic,
+            self.progress.dictionaries,
+            model_shape(self._config),
+            self._ledger.sync,
+            lambda: {**scores(), **topic},
+            self._growth.copied() if self._growth is not None else bytes,
+        )
+
+    def _commit(self, unit: Unit, is_beside: bool) -> None:
+        """Commits the position of a durable unit, in the thread of the checkpoints or not."""
+        self._numbers.on_saved(unit.position.reached)
+        if self.failure is None:  # else its offsets mean nothing in the topic that is there now
+            self._session.commit(unit.position, is_beside)
 
     def _cause(self, error: Exception, stream: StreamingDataset) -> Exception | None:
         """The cause of an error of MindSpore's; None where it is the stop that was asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 
 from src.process.output import OutputError
 
@@ -30,6 +31,7 @@ class LineFile:
     def __init__(self, path: str, max_bytes: int = MAX_BYTES) -> None:
         self._path = path
         self._max_bytes = max_bytes
+        self._changing = threading.Lock()
         try:
             self._file = open(path, "ab") if path else None  # noqa: SIM115
             self._bytes = os.fstat(self._file.fileno()).st_size if self._file else 0
@@ -61,12 +63,20 @@ class LineFile:
     def sync(self) -> None:
         """Waits until the lines are on disk; does nothing once the file is closed.
 
+        It may be called while another thread appends.
+
         Raises:
             OutputError: It can't be written.
         """
         try:
-            if self._file is not None and not self._file.closed:
-                os.fsync(self._file.fileno())
+            with self._changing:  # but not while the disk is waited for
+                if self._file is None or self._file.closed:
+                    return
+                descriptor = os.dup(self._file.fileno())
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise OutputError(f"can't write {self._path}: {error.strerror}") from None
 
@@ -75,7 +85,7 @@ class LineFile:
         if self._file is not None:
             with contextlib.suppress(OutputError):  # a pipe, say
                 self.sync()
-            with contextlib.suppress(OSError):
+            with self._changing, contextlib.suppress(OSError):
                 self._file.close()
 
 

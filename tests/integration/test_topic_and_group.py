@@ -122,7 +122,7 @@ def test_other_members_of_the_group_are_named(
                 starting_commit(source, "committed")
             began = time.monotonic()
             with pytest.raises(SourceError, match=text):
-                TrainerSession(source, lambda: source, first.position)
+                TrainerSession(source, lambda _: source, first.position)
             assert time.monotonic() - began < 5
             assert not source.try_commit(first)
         source.refuse_members()
@@ -136,7 +136,7 @@ def test_what_holds_no_row_is_covered_and_may_then_be_deleted(
     send_plain(kafka_service, name, 0, [b"row"] * 5 + [b"bad"] * 3)
     with TopicGroup(address, name, name) as trainer, RowSource(address, name, name) as source:
         source.commit(Commit(Position({0: 0, 1: 0}), 0))
-        session = TrainerSession(trainer, lambda: trainer, Position({0: 0, 1: 0}))
+        session = TrainerSession(trainer, lambda _: trainer, Position({0: 0, 1: 0}))
         session.commit(Position({0: 4, 1: 0}, 0))
         assert source.try_publish_empty({0: (5, 8)})
         session.cover(trainer, trainer.try_read_empty())

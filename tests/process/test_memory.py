@@ -8,7 +8,10 @@ import sys
 import weakref
 from pathlib import Path
 
-from src.process.memory import OBJECTS, collected_rarely
+import psutil
+import pytest
+
+from src.process.memory import OBJECTS, available_bytes, collected_rarely
 
 
 class Node:
@@ -71,3 +74,68 @@ def heaps_of_four_threads(which: str, report: Path) -> int:
 def test_threads_share_one_heap_where_they_had_their_own(tmp_path: Path) -> None:
     assert heaps_of_four_threads("own", tmp_path / "own.xml") > 1
     assert heaps_of_four_threads("one", tmp_path / "one.xml") == 1
+
+
+HOST = 1000 << 20
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Kernel:
+    return Kernel(tmp_path)
+
+
+class Kernel:
+    """A folder with the kernel's files; 1000 MB are available on the host."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.write("proc/meminfo", f"MemTotal: 9 kB\nMemAvailable: {HOST >> 10} kB\nHugePages: 0\n")
+
+    def write(self, path: str, text: str) -> None:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def in_groups(self, lines: str) -> None:
+        self.write("proc/self/cgroup", lines)
+
+    def limit_v2(self, group: str, limit: str, used: int, cached: int = 0) -> None:
+        self.write(f"cgroup{group}/memory.max", f"{limit}\n")
+        self.write(f"cgroup{group}/memory.current", f"{used}\n")
+        self.write(f"cgroup{group}/memory.stat", f"anon 1\ninactive_file {cached}\n")
+
+    def limit_v1(self, group: str, limit: int, used: int, cached: int = 0) -> None:
+        self.write(f"cgroup/memory{group}/memory.limit_in_bytes", f"{limit}\n")
+        self.write(f"cgroup/memory{group}/memory.usage_in_bytes", f"{used}\n")
+        self.write(f"cgroup/memory{group}/memory.stat", f"total_inactive_file {cached}\n")
+
+    def available(self) -> int:
+        return available_bytes(self.folder / "proc", self.folder / "cgroup")
+
+
+def test_without_control_groups_the_hosts_memory_counts(kernel: Kernel) -> None:
+    assert kernel.available() == HOST
+    kernel.in_groups("5:cpu:/\n0::/\n")
+    assert kernel.available() == HOST
+
+
+def test_the_tightest_control_group_counts_and_cached_files_are_no_loss(kernel: Kernel) -> None:
+    kernel.in_groups("0::/pod/container\n")
+    kernel.limit_v2("/pod/container", "max", 100)
+    assert kernel.available() == HOST
+    kernel.limit_v2("/pod", "900", 700, cached=50)
+    assert kernel.available() == 250
+    kernel.limit_v2("", "800", 700)
+    assert kernel.available() == 100
+
+
+def test_a_container_sees_its_own_limit_at_the_root(kernel: Kernel) -> None:
+    kernel.in_groups("4:cpuset:/docker/ab\n3:blkio,memory:/docker/ab\n0::/docker/ab\n")
+    kernel.limit_v1("", 900, 700, cached=50)
+    assert kernel.available() == 250
+    kernel.limit_v1("", 0x7FFFFFFFFFFFF000, 700)
+    assert kernel.available() == HOST
+
+
+def test_this_hosts_memory() -> None:
+    assert 0 < available_bytes() <= psutil.virtual_memory().total

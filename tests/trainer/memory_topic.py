@@ -24,6 +24,8 @@ from src.trainer.trainer import Trainer
 
 ROWS = 48 * 20
 BATCH = 48
+SMALL = ("--vocab_size=60", "--emb_dim=4", "--deep_layer_dim=8", f"--batch_size={BATCH}")
+"""Flags of a small model."""
 
 
 class MemoryTopic:
@@ -74,6 +76,9 @@ class MemorySource:
         return self
 
     def __exit__(self, *error: object) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
     def last_commit(self) -> Commit:
@@ -135,9 +140,8 @@ def train_on(topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(max_steps: int, *flags: str) -> Trainer:
-    small = ("--vocab_size=60", "--emb_dim=4", "--deep_layer_dim=8", f"--batch_size={BATCH}")
     config = load_config(
-        [*small, "--report_steps=5", "--idle_seconds=60", f"--max_steps={max_steps}", *flags]
+        [*SMALL, "--report_steps=5", "--idle_seconds=60", f"--max_steps={max_steps}", *flags]
     )
     trainer = Trainer(config, StopFlag())
     with contextlib.closing(trainer):

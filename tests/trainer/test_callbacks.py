@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ from mindspore.dataset import GeneratorDataset
 from mindspore.train import CheckpointConfig
 from mindspore_rec import RecModel
 
+from src.checkpoints.copies import KeptCopies
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import CheckpointError, Unit
+from src.checkpoints.unit_writer import Moment, UnitWriter
 from src.dictionaries.growth import Growth
 from src.dictionaries.vocabulary import Change, GrowthSettings
 from src.process.output import OutputError
@@ -79,16 +82,32 @@ def context_of(wide: float, deep: float) -> Any:
 
 
 def checkpoint_of(
-    progress: TrainingProgress, folder: Path, saved: list[Unit], every_steps: int = 2
+    progress: TrainingProgress,
+    folder: Path,
+    saved: list[Unit],
+    every_steps: int = 2,
+    gate: threading.Event | None = None,
+    beside: bool = True,
 ) -> StreamCheckpoint:
-    network = TwoLosses()
+    """Checkpoints of a network of one weight; writing in the thread waits for the gate."""
 
-    def save(store: CheckpointStore) -> None:
-        shape = {"emb_dim": 1}
-        saved.append(store.save(network, progress.step, progress.position, "clicks", 42, shape))
+    def wait_for_gate() -> None:
+        if gate is not None:
+            assert gate.wait(10)
 
+    def moment() -> Moment:
+        described = ("clicks", 42, {"emb_dim": 1}, wait_for_gate, dict, bytes)
+        return Moment(progress.step, progress.position, *described)
+
+    writer = UnitWriter(
+        TwoLosses(),
+        CheckpointStore(folder, "w", 9),
+        moment,
+        lambda unit, _: saved.append(unit),
+        KeptCopies() if beside else None,
+    )
     config = CheckpointConfig(save_checkpoint_steps=every_steps, keep_checkpoint_max=9)
-    return StreamCheckpoint("w", str(folder), config, progress, save)
+    return StreamCheckpoint("w", str(folder), config, progress, writer)
 
 
 def finish_step(progress: TrainingProgress, *callbacks: ms.Callback) -> None:
@@ -115,7 +134,7 @@ def test_online_train_reports_saves_and_stops_and_goes_on_counting(
             ms.TimeMonitor(1),
             LedgerCallBack(progress, ListedLedger(9, first), str(tmp_path / "audit.jsonl")),
             LossCallBack(progress, str(tmp_path / "loss.log")),
-            checkpoint_of(progress, tmp_path / "ckpt", saved),
+            checkpoint_of(progress, tmp_path / "ckpt", saved, beside=False),
             StopCallBack(progress, StopFlag(), max_steps=5),
         ]
         with pytest.raises(TrainingStopped, match="5 steps are done"):
@@ -248,7 +267,7 @@ def test_audit_file_tells_each_range_of_each_step_before_the_next(tmp_path: Path
 
 def test_checkpoints_fall_on_multiples_of_the_global_step(tmp_path: Path) -> None:
     progress, saved = TrainingProgress(7, START), list[Unit]()
-    callback = checkpoint_of(progress, tmp_path, saved, every_steps=5)
+    callback = checkpoint_of(progress, tmp_path, saved, every_steps=5, beside=False)
     for _ in range(9):
         finish_step(progress, callback)
     assert [unit.step for unit in saved] == [10, 15]
@@ -267,7 +286,7 @@ def test_last_save_does_nothing_where_the_step_is_saved(tmp_path: Path) -> None:
 
 def test_failed_save_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     progress, saved = TrainingProgress(1, START), list[Unit]()
-    callback = checkpoint_of(progress, tmp_path, saved)
+    callback = checkpoint_of(progress, tmp_path, saved, beside=False)
 
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -279,6 +298,90 @@ def test_failed_save_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert saved == []
     callback.save_now()
     assert [unit.step for unit in saved] == [2]
+
+
+def steps_of(saved: list[Unit]) -> list[int]:
+    return [unit.step for unit in saved]
+
+
+def test_a_checkpoint_due_while_one_is_being_written_comes_after_it_and_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
+    callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
+    for _ in range(6):  # due at 2, 4 and 6
+        finish_step(progress, callback)
+    assert saved == []
+    gate.set()
+    callback._writer.finish()
+    finish_step(progress, callback)
+    callback._writer.finish()
+    assert steps_of(saved) == [2, 7]
+    assert [record.message for record in caplog.records] == [
+        "step 4: the checkpoint of step 2 is still being written, so the next one comes later; "
+        "a larger --save_checkpoint_steps gives each its time"
+    ]
+
+
+def test_late_checkpoints_are_named_again_once_one_was_in_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
+    callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
+
+    def finish_steps(number: int, is_slow: bool) -> None:
+        gate.clear() if is_slow else gate.set()
+        for _ in range(number):
+            finish_step(progress, callback)
+            if not is_slow:
+                callback._writer.finish()
+        gate.set()
+        callback._writer.finish()
+
+    finish_steps(4, is_slow=True)  # 4 is late
+    finish_steps(1, is_slow=True)  # 5 instead of it
+    finish_steps(1, is_slow=False)  # 6 is in time
+    finish_steps(4, is_slow=True)  # 8 is in time, 10 is late
+    callback.save_now()
+    assert steps_of(saved) == [2, 5, 6, 8, 10]
+    assert [record.message.split(":")[0] for record in caplog.records] == ["step 4", "step 10"]
+
+
+def test_a_stop_waits_for_the_checkpoint_under_way_and_saves_what_came_after_it(
+    tmp_path: Path,
+) -> None:
+    progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
+    callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
+    for _ in range(3):
+        finish_step(progress, callback)
+    threading.Timer(0.2, gate.set).start()
+    callback.save_now()
+    assert steps_of(saved) == [2, 3]
+
+
+def test_a_stop_does_not_save_again_what_is_being_written(tmp_path: Path) -> None:
+    progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
+    callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
+    for _ in range(2):
+        finish_step(progress, callback)
+    threading.Timer(0.2, gate.set).start()
+    callback.save_now()
+    assert steps_of(saved) == [2]
+
+
+def test_a_checkpoint_that_fails_beside_training_ends_it_at_the_next_step(tmp_path: Path) -> None:
+    progress, saved, folder = TrainingProgress(1, START), list[Unit](), tmp_path / "ckpt"
+    gate = threading.Event()
+    callback = checkpoint_of(progress, folder, saved, gate=gate)
+    folder.rmdir()
+    finish_step(progress, callback)
+    gate.set()
+    callback._writer.finish()
+    with pytest.raises(CheckpointError, match="No such file"):
+        finish_step(progress, callback)
+    with pytest.raises(CheckpointError, match="No such file"):
+        callback.save_now()  # a stop at this very moment does not hide it
+    assert saved == []
 
 
 def test_stop_counts_the_steps_of_this_run() -> None:

@@ -31,6 +31,20 @@ class OneWeight(nn.Cell):  # type: ignore[misc]
         self.weight = ms.Parameter(ms.Tensor(np.full(3, value, np.float32)), name="weight")
 
 
+class Session:
+    """Keeps what is committed."""
+
+    def __init__(self, committed: list[Position]) -> None:
+        self._committed = committed
+
+    def covering(self, position: Position) -> Position:
+        return position
+
+    def commit(self, position: Position, is_beside: bool) -> None:
+        assert not is_beside
+        self._committed.append(position)
+
+
 class SavingRank:
     """One rank's checkpoints, every two steps; rank 0's are real ones."""
 
@@ -39,15 +53,13 @@ class SavingRank:
         self.progress = TrainingProgress(0, Position({0: 0}))
         trainer = RankTrainer(load_config([f"--ckpt_path={folder}"]), StopFlag(), ranks)
         trainer.progress = self.progress
-        trainer._network = cast(Any, OneWeight(value))
         trainer._ledger = cast(Any, SimpleNamespace(sync=lambda: None))
-        trainer._metrics = cast(Any, SimpleNamespace(state=dict))
-        trainer._session = cast(
-            Any, SimpleNamespace(commit=self.committed.append, covering=lambda position: position)
-        )
+        trainer._metrics = cast(Any, SimpleNamespace(state=lambda: dict))
+        trainer._session = cast(Any, Session(self.committed))
         trainer._source = cast(Any, SimpleNamespace(topic_id=""))
+        writer = trainer.make_writer(cast(Any, OneWeight(value)))
         config = CheckpointConfig(save_checkpoint_steps=2, keep_checkpoint_max=9)
-        self.callback = StreamCheckpoint("w", str(folder), config, self.progress, trainer.save)
+        self.callback = StreamCheckpoint("w", str(folder), config, self.progress, writer)
 
 
 def test_when_a_checkpoint_is_saved_every_rank_knows_that_it_is_durable(tmp_path: Path) -> None:

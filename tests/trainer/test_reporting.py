@@ -22,8 +22,10 @@ from mindspore_rec import RecModel
 from sklearn.metrics import log_loss, roc_auc_score
 
 from examples.demo.run import SCORED
+from src.checkpoints.copies import KeptCopies
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import Unit
+from src.checkpoints.unit_writer import Moment, UnitWriter
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.stream.position import Position
@@ -131,13 +133,9 @@ def assert_scores(found: Mapping[str, Any], logit: Array, label: Array) -> None:
     assert found["calibration"] == pytest.approx(p.sum() / label.sum(), rel=1e-5)
 
 
-def save_unit(
-    network: nn.Cell,
-    progress: TrainingProgress,
-    metrics: MetricsCallBack,
-    store: CheckpointStore,
-) -> None:
-    store.save(network, progress.step, progress.position, "t", 0, {}, metrics.state())
+def moment_of(progress: TrainingProgress, metrics: MetricsCallBack) -> Moment:
+    described = ("t", 0, {}, lambda: None, metrics.state(), bytes)
+    return Moment(progress.step, progress.position, *described)
 
 
 @pytest.mark.parametrize("sink_mode", [False, True], ids=["feed", "sink"])
@@ -154,9 +152,10 @@ def test_online_train_reports_the_scores_of_its_own_forward_pass_and_goes_on_aft
         timer = StepTimer()
         metrics = reporter(progress, path, restored_metrics(unit, 3 * BATCH), timer=timer)
         network = PassesLogitsOn()
-        save = partial(save_unit, network, progress, metrics)
+        moment = partial(moment_of, progress, metrics)
+        writer = UnitWriter(network, store, moment, lambda *_: None, KeptCopies())
         config = CheckpointConfig(save_checkpoint_steps=6, keep_checkpoint_max=5)
-        checkpoint = StreamCheckpoint("w", str(tmp_path / "ckpt"), config, progress, save)
+        checkpoint = StreamCheckpoint("w", str(tmp_path / "ckpt"), config, progress, writer)
         callbacks = [
             LedgerCallBack(progress, ledger, ""),
             LossCallBack(progress, ""),
@@ -169,6 +168,8 @@ def test_online_train_reports_the_scores_of_its_own_forward_pass_and_goes_on_aft
         dataset = GeneratorDataset(batches, ["logit"], shuffle=False, python_multiprocessing=False)
         with pytest.raises(TrainingStopped):
             RecModel(network).online_train(dataset, callbacks, dataset_sink_mode=sink_mode)
+        writer.wait()
+        writer.close()
     lines = lines_of(path)
     assert [line["step"] for line in lines] == [4, 6, 8, 12]  # 6: the end of the first run
     assert [line["rows"] for line in lines] == [BATCH * line["step"] for line in lines]
@@ -227,7 +228,7 @@ def test_no_report_steps_report_nothing_but_keep_the_scores(tmp_path: Path) -> N
     step_by_step(rows, range(3), progress, LedgerCallBack(progress, rows, ""), metrics)
     metrics.close()
     assert path.read_text() == ""
-    unit = Unit(3, START, "t", 0, {}, path, metrics.state())
+    unit = Unit(3, START, "t", 0, {}, path, metrics.state()())
     assert restored_metrics(unit, 1000).life().scores().rows == 3 * BATCH
 
 

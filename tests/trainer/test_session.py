@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from src.checkpoints.unit import CheckpointError, Unit
+from src.cluster.broker import SourceError
 from src.config import load_config
 from src.stream.position import Commit, Position
 from src.stream.topic_group import TopicGroup
@@ -18,9 +19,18 @@ from src.trainer.session import TOPIC_ID, StartError, TrainerSession, starting_p
 class RecordedCommits:
     """A group of which only the commits are looked at; test_crashes.py has the real one."""
 
+    topic_id = "one"
+
     def __init__(self) -> None:
         self.commits: list[Commit] = []
         self.refuses = False
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def is_of_other_topic(self, topic_id: str) -> bool:
+        return topic_id != self.topic_id
 
     def commit(self, commit: Commit) -> None:
         self.commits.append(commit)
@@ -44,7 +54,7 @@ class RecordedCommits:
 
 def session_of(group: RecordedCommits, position: Position) -> TrainerSession:
     source = cast(TopicGroup, group)
-    return TrainerSession(source, lambda: source, position)
+    return TrainerSession(source, lambda at_once: source, position)
 
 
 def test_a_session_begins_with_a_commit_of_its_position_under_a_number_of_its_own() -> None:
@@ -73,6 +83,54 @@ def test_commits_after_reading_again_go_by_the_new_number() -> None:
     again = session.read_again()
     session.commit(Position({0: 80}))
     assert group.commits[-1] == Commit(Position({0: 80}), again, 1)
+
+
+def test_commits_beside_training_go_over_one_connection_of_their_own() -> None:
+    group, opened = RecordedCommits(), list[tuple[bool, RecordedCommits]]()
+
+    def open_source(at_once: bool) -> TopicGroup:
+        opened.append((at_once, RecordedCommits()))
+        return cast(TopicGroup, opened[-1][1])
+
+    session = TrainerSession(cast(TopicGroup, group), open_source, Position({0: 0}))
+    for offset in (40, 80):
+        session.commit(Position({0: offset}), is_beside=True)
+    ((at_once, beside),) = opened
+    assert at_once and not beside.is_closed
+    assert [commit.position.offsets[0] for commit in group.commits] == [0]
+    assert [commit.position.offsets[0] for commit in beside.commits] == [40, 80]
+    session.commit(Position({0: 90}))
+    assert group.commits[-1] == Commit(Position({0: 90}), session.number, 1)
+    session.close()
+    assert beside.is_closed and not group.is_closed
+
+
+def test_rows_are_read_again_from_what_is_durable_though_no_broker_took_its_commit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    group = RecordedCommits()
+    source = cast(TopicGroup, group)
+
+    def open_source(at_once: bool) -> TopicGroup:
+        if at_once:
+            raise SourceError("no broker answers at here:9092")
+        return source
+
+    session = TrainerSession(source, open_source, Position({0: 0}))
+    session.commit(Position({0: 40}), is_beside=True)
+    assert "the position is not committed: no broker answers at here:9092" in caplog.text
+    assert len(group.commits) == 1
+    session.read_again()
+    assert group.commits[-1].position == Position({0: 40})
+
+
+def test_nothing_is_committed_beside_training_to_a_topic_made_anew() -> None:
+    group, anew = RecordedCommits(), RecordedCommits()
+    anew.topic_id = "two"
+    source = cast(TopicGroup, group)
+    session = TrainerSession(source, lambda _: cast(TopicGroup, anew), Position({0: 0}))
+    session.commit(Position({0: 40}), is_beside=True)
+    assert (anew.commits, anew.is_closed, len(group.commits)) == ([], True, 1)
 
 
 def test_offsets_without_rows_are_covered_once_all_rows_before_them_are_durable() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +19,21 @@ from online_train import train
 from src.checkpoints.locking import OWNER, Owner
 from src.checkpoints.parts import load
 from src.checkpoints.store import CheckpointStore
-from src.checkpoints.unit import CheckpointError, newest_unit
+from src.checkpoints.unit import CheckpointError, newest_unit, read_unit
 from src.cluster.access import AccessError
 from src.config import load_config
+from src.dictionaries.oov import UnknownValues
 from src.process.arrays import Array
 from src.process.stop import StopFlag
+from src.rows.criteo import CATEGORICAL_SIZE
 from src.stream.position import Commit, Position
 from src.trainer import consumer_link
-from src.trainer.callbacks import LedgerCallBack
+from src.trainer.callbacks import LedgerCallBack, LossCallBack, NonFiniteLoss
 from src.trainer.reporting import restored_metrics
 from src.trainer.service import run_to_the_end
 from src.trainer.trainer import Trainer
 from src.watching.metrics import ProgressiveMetrics
-from tests.trainer.memory_topic import BATCH, ROWS, MemorySource, MemoryTopic, run
+from tests.trainer.memory_topic import BATCH, ROWS, SMALL, MemorySource, MemoryTopic, run
 
 
 def reports() -> list[dict[str, Any]]:
@@ -155,6 +160,86 @@ def test_a_checkpoint_in_parts_resumes_and_starts_another_model_bit_by_bit(
     assert whole.keys() == parts.keys()
     for name, values in whole.items():
         np.testing.assert_array_equal(values, parts[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "growing"])
+def test_a_checkpoint_written_while_training_goes_on_is_that_of_its_step_bit_by_bit(
+    topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    flags: list[str] = []
+    if kind == "growing":
+        topic.with_keys = True
+        topic.unknown = made_up_values()
+        flags = ["--sparse=True", "--table_optimizer=adagrad", "--cross_bits=12"]
+        flags += ["--admit_count=1", "--expire_rows=100"]
+    run(8, *flags, "--ckpt_path=stopped")
+
+    def wait_for_step_12(ledger: LedgerCallBack) -> None:
+        while ledger._progress.step < 12:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(LedgerCallBack, "sync", wait_for_step_12)
+    topic.commit = Commit(Position({0: 0}), 0)
+    run(20, *flags, "--ckpt_path=going_on", "--save_checkpoint_steps=8")
+    expected, found = (
+        read_unit(Path(folder) / "widedeep_train-1_8.ckpt") for folder in ("stopped", "going_on")
+    )
+    assert (found.position, found.extra) == (expected.position, expected.extra)
+    saved, wanted = load(found), load(expected)
+    assert saved.keys() == wanted.keys()
+    assert ("vocabulary" in saved) == (kind == "growing")
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(saved[name], values, err_msg=name)
+
+
+def made_up_values() -> UnknownValues:
+    """Values of C1 that no dictionary has, the same one in several rows; ids 50 … 59 are free."""
+    values = np.zeros((ROWS, CATEGORICAL_SIZE), "S4")
+    values[:, 0] = [b"v%d" % (row // 60) for row in range(ROWS)]
+    return UnknownValues(values, (50, 60))
+
+
+def test_checkpoints_of_every_step_change_no_weight(topic: MemoryTopic) -> None:
+    run(20, "--ckpt_path=seldom")
+    topic.commit = Commit(Position({0: 0}), 0)
+    run(20, "--ckpt_path=often", "--save_checkpoint_steps=1")
+    seldom, often = weights("seldom"), weights("often")
+    for name, values in seldom.items():
+        np.testing.assert_array_equal(values, often[name], err_msg=name)
+
+
+def test_a_checkpoint_that_fails_beside_training_is_one_line_and_exit_code_1(
+    topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(LedgerCallBack, "sync", lambda ledger: shutil.rmtree("ckpt"))
+    config = load_config([*SMALL, "--save_checkpoint_steps=2", "--max_steps=20"])
+    assert run_to_the_end(config, train, lambda: Trainer(config, StopFlag())) == 1
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    path = Path("ckpt/widedeep_train-1_2.ckpt")
+    assert errors == [f"can't write checkpoint {path}: No such file or directory"]
+
+
+def test_an_error_of_training_waits_for_the_checkpoint_under_way(
+    topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    report = LossCallBack.on_train_step_end
+
+    def diverge_at_step_4(callback: LossCallBack, run_context: Any) -> None:
+        report(callback, run_context)
+        if callback._progress.step == 4:
+            raise NonFiniteLoss("the loss is not finite")
+
+    monkeypatch.setattr(LossCallBack, "on_train_step_end", diverge_at_step_4)
+    monkeypatch.setattr(LedgerCallBack, "sync", lambda ledger: time.sleep(0.5))
+    config = load_config([*SMALL, "--save_checkpoint_steps=3"])
+    assert run_to_the_end(config, train, lambda: Trainer(config, StopFlag())) == 1
+    unit = newest_unit(Path("ckpt"), "widedeep_train")
+    assert unit is not None and unit.step == 3
+    assert topic.commit.position == unit.position
+    logged = [record.message.split(" at ")[0] for record in caplog.records]
+    last = [line for line in logged if line.startswith(("checkpoint ", "the loss"))]
+    assert last == [f"checkpoint {unit.path}", "the loss is not finite"]
 
 
 def test_a_stop_while_the_folders_owner_is_watched_is_a_clean_end(topic: MemoryTopic) -> None:
