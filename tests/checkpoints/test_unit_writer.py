@@ -16,8 +16,8 @@ from src.checkpoints.parts import load, read_vocabulary
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import CheckpointError, Unit, newest_unit
 from src.checkpoints.unit_writer import Moment, UnitWriter
+from src.process.output import OutputError
 from src.stream.position import Position
-from src.watching.line_file import OutputError
 from tests.checkpoints.test_store import assert_bitwise_equal, make_network, train, values
 
 
@@ -48,8 +48,9 @@ class Held:
     def moment(self) -> Moment:
         step, sync = self.step, self.sync
         grown = b"grown at %d" % step
-        described = ("clicks", 42, {}, sync, lambda: {"step": step}, lambda: grown)
-        return Moment(step, Position({0: step}), *described)
+        return Moment(
+            step, Position({0: step}), "t", 42, {}, sync, lambda: {"step": step}, lambda: grown
+        )
 
     def on_durable(self, unit: Unit, is_beside: bool) -> None:
         assert self.newest_step() == unit.step

@@ -124,7 +124,7 @@ def test_a_stream_that_ends_in_compacted_transactions_is_read_to_its_end(
     wait_for_offsets(kafka_service, name, [*range(22, 32)])
     with RowSource(address, name, name) as source:
         source.commit(Commit(Position({0: 3}), 1))
-        session = TrainerSession(source, lambda: source, Position({0: 3}))
+        session = TrainerSession(source, lambda _: source, Position({0: 3}))
         source.seek(source.resolve_start("committed"))
         poll_until(source, lambda: exhausted(source))
         (held,) = source.held(100)

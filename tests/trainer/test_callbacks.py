@@ -96,8 +96,8 @@ def checkpoint_of(
             assert gate.wait(10)
 
     def moment() -> Moment:
-        described = ("clicks", 42, {"emb_dim": 1}, wait_for_gate, dict, bytes)
-        return Moment(progress.step, progress.position, *described)
+        step, position = progress.step, progress.position
+        return Moment(step, position, "clicks", 42, {"emb_dim": 1}, wait_for_gate, dict, bytes)
 
     writer = UnitWriter(
         TwoLosses(),

@@ -134,8 +134,8 @@ def assert_scores(found: Mapping[str, Any], logit: Array, label: Array) -> None:
 
 
 def moment_of(progress: TrainingProgress, metrics: MetricsCallBack) -> Moment:
-    described = ("t", 0, {}, lambda: None, metrics.state(), bytes)
-    return Moment(progress.step, progress.position, *described)
+    step, position, state = progress.step, progress.position, metrics.state()
+    return Moment(step, position, "t", 0, {}, lambda: None, state, bytes)
 
 
 @pytest.mark.parametrize("sink_mode", [False, True], ids=["feed", "sink"])

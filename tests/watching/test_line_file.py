@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,25 @@ def test_what_is_moved_aside_is_durable(tmp_path: Path, monkeypatch: pytest.Monk
     file.append("a line of the trail")
     file.close()
     assert os.stat(rotated(str(path))).st_ino in synced
+
+
+def test_the_trail_is_made_durable_while_another_thread_appends_and_rotates(
+    tmp_path: Path,
+) -> None:
+    file = LineFile(str(tmp_path / "audit.jsonl"), max_bytes=50)
+
+    def append() -> None:
+        for number in range(2000):
+            file.append(f"line {number}")
+
+    with ThreadPoolExecutor(1) as thread:
+        appending = thread.submit(append)
+        while not appending.done():
+            file.sync()
+        appending.result()
+        thread.submit(file.close)
+        file.sync()
+    file.sync()
 
 
 def test_file_that_was_long_before_is_rotated_too(tmp_path: Path) -> None:
