@@ -51,7 +51,7 @@ class UnitWriter:
     Guarantee: ``Moment.sync`` is called before a unit is written, and ``on_durable`` once it is
     durable. A failed write is the last one: each later call raises its error again.
 
-    One thread calls it, between two steps.
+    One thread at a time calls it, between two steps.
 
     Args:
         network: All its parameters are saved, the optimizers' state with them.
@@ -78,6 +78,11 @@ class UnitWriter:
         self._writing: Future[None] | None = None
         self._failure: Exception | None = None
         self._is_told = False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a unit could not be written."""
+        return self._failure is not None
 
     @property
     def is_writing(self) -> bool:
@@ -114,6 +119,10 @@ class UnitWriter:
         """
         self.wait()
         self._write(store, views_of(self._network), self._moment(), False)
+
+    def do_after(self, work: Callable[[], None]) -> None:
+        """Has something done in the thread once the unit under way is written, or has failed."""
+        self._thread.submit(work)
 
     def check(self) -> None:
         """Waits for nothing.

@@ -7,6 +7,7 @@ in feed mode and in sink mode.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from src.trainer.dataset import BatchRecord
 from src.watching.line_file import LineFile
 
 logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.05
 
 
 class TrainingStopped(Exception):  # noqa: N818 - a stop that was asked for is no error
@@ -183,7 +186,8 @@ class StreamCheckpoint(ModelCheckpoint):  # type: ignore[misc]
 
     Unlike its base class it counts the global step, across restarts and in sink mode. Checkpoints
     are written beside training where that is possible. One that is due while the one before it is
-    still being written waits for that.
+    still being written follows after that, between the next two steps. As no step may follow for a
+    long time, the writer's thread begins it. A lock keeps it out of the steps.
 
     Args:
         prefix: How the names of the checkpoints begin.
@@ -210,6 +214,21 @@ class StreamCheckpoint(ModelCheckpoint):  # type: ignore[misc]
         self._is_prepared = False
         self._is_due = False
         self._is_late = False
+        self._outside_steps = threading.Lock()
+        self._in_step = False
+        self._has_ended = False
+
+    def __exit__(self, *error: object) -> None:
+        """From now on only ``save_now`` saves; MindSpore calls this however training ends."""
+        self._has_ended = True
+        if not self._in_step:
+            with self._outside_steps:
+                pass  # the thread is not about to begin a checkpoint
+
+    def on_train_step_begin(self, run_context: Any) -> None:
+        """Keeps the thread out until the step has ended."""
+        self._outside_steps.acquire()
+        self._in_step = True
 
     def on_train_step_end(self, run_context: Any) -> None:
         """Saves when it is time, and the checkpoint before it is written.
@@ -217,24 +236,12 @@ class StreamCheckpoint(ModelCheckpoint):  # type: ignore[misc]
         Raises:
             CheckpointError, OutputError: This one or the one before it could not be written.
         """
-        if not self._is_prepared:
-            self._is_prepared = True
-            self._writer.prepare()
-        self._writer.check()
-        step = self._progress.step
-        is_time = step % self._every_steps == 0
-        if not (is_time or self._is_due):
-            return
-        if self._writer.is_writing:
-            self._put_off(step)
-            return
-        # Once one is in time again, the next late one is named again.
-        self._is_late = self._is_due
-        self._is_due = False
-        if self._writer.begin(self._store):
-            self._saved_step = step
-        else:
-            self.save_now()
+        try:
+            self._save_if_due()
+        finally:
+            if self._in_step:
+                self._in_step = False
+                self._outside_steps.release()
 
     def on_train_end(self, run_context: Any) -> None:
         """Does nothing: training ends by an exception, and ``save_now`` is called after it."""
@@ -251,16 +258,58 @@ class StreamCheckpoint(ModelCheckpoint):  # type: ignore[misc]
         self._writer.write(self._store)
         self._saved_step = self._progress.step
 
-    def _put_off(self, step: int) -> None:
-        """Remembers that a checkpoint is due; this is said once until one is in time again."""
-        if not self._is_due and not self._is_late:
+    def _save_if_due(self) -> None:
+        if not self._is_prepared:
+            self._is_prepared = True
+            self._writer.prepare()
+        self._writer.check()
+        is_time = self._progress.step % self._every_steps == 0
+        if not (is_time or self._is_due):
+            return
+        if self._writer.is_writing:
+            self._put_off()
+        elif not self._begin():
+            self.save_now()
+
+    def _begin(self) -> bool:
+        """Has a checkpoint written beside training; False where that is not possible."""
+        # Once one is in time again, the next late one is named again.
+        self._is_late = self._is_due
+        self._is_due = False
+        step = self._progress.step
+        if not self._writer.begin(self._store):
+            return False
+        self._saved_step = step
+        return True
+
+    def _put_off(self) -> None:
+        """Has a checkpoint follow that under way. It is said once until one is in time again."""
+        if self._is_due:
+            return
+        self._is_due = True
+        self._writer.do_after(self._begin_late)
+        if not self._is_late:
             logger.warning(
                 "step %d: the checkpoint of step %d is still being written, so the next one comes "
                 "later; a larger --save_checkpoint_steps gives each its time",
-                step,
+                self._progress.step,
                 self._saved_step,
             )
-        self._is_due = True
+
+    def _begin_late(self) -> None:
+        """In the writer's thread: begins what was put off, unless a step has ended before."""
+        while not self._has_ended:
+            if not self._outside_steps.acquire(timeout=LOOK_SECONDS):
+                continue
+            try:
+                # What a step's end has begun meanwhile waits for this thread: not the other way.
+                if self._is_due and not self._writer.is_writing and not self._has_ended:
+                    self._writer.finish()
+                    if not self._writer.has_failed:
+                        self._begin()
+                return
+            finally:
+                self._outside_steps.release()
 
 
 class StopCallBack(ms.Callback):  # type: ignore[misc]

@@ -16,6 +16,7 @@ import base64
 import io
 import itertools
 import math
+import threading
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -150,6 +151,7 @@ class ProgressiveMetrics:
         self._next = 0
         self._waiting: list[tuple[Array, Array]] = []
         self._rows_waiting = 0
+        self._counting = threading.Lock()  # two threads may ask for scores between two steps
 
     def add(self, logit: Array, label: Array) -> None:
         """Counts a batch.
@@ -232,15 +234,16 @@ class ProgressiveMetrics:
 
     def _count_waiting(self) -> None:
         """Counts the batches that wait."""
-        if not self._waiting:
-            return
-        logit, is_click = (np.concatenate(parts) for parts in zip(*self._waiting))
-        sizes = [len(part) for part, _ in self._waiting]
-        self._waiting, self._rows_waiting = [], 0
-        batches = _Batches.of(logit, is_click, [0, *itertools.accumulate(sizes[:-1])])
-        self._life.add(batches)
-        self._since_start.add(batches)
-        self._keep(logit, is_click)
+        with self._counting:
+            if not self._waiting:
+                return
+            logit, is_click = (np.concatenate(parts) for parts in zip(*self._waiting))
+            sizes = [len(part) for part, _ in self._waiting]
+            self._waiting, self._rows_waiting = [], 0
+            batches = _Batches.of(logit, is_click, [0, *itertools.accumulate(sizes[:-1])])
+            self._life.add(batches)
+            self._since_start.add(batches)
+            self._keep(logit, is_click)
 
     def _keep(self, logit: Array, is_click: Array) -> None:
         """Replaces the oldest rows by these."""

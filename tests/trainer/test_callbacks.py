@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,18 +305,24 @@ def steps_of(saved: list[Unit]) -> list[int]:
     return [unit.step for unit in saved]
 
 
-def test_a_checkpoint_due_while_one_is_being_written_comes_after_it_and_is_named_once(
+def await_steps(saved: list[Unit], steps: list[int]) -> None:
+    give_up_at = time.monotonic() + 30
+    while steps_of(saved) != steps and time.monotonic() < give_up_at:
+        time.sleep(0.001)
+    assert steps_of(saved) == steps
+
+
+def test_a_checkpoint_that_is_late_follows_though_no_step_does_and_is_named_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
     callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
-    for _ in range(6):  # due at 2, 4 and 6
+    for _ in range(7):  # due at 2, 4 and 6
         finish_step(progress, callback)
     assert saved == []
     gate.set()
-    callback._writer.finish()
-    finish_step(progress, callback)
-    callback._writer.finish()
+    await_steps(saved, [2, 7])
+    callback.save_now()
     assert steps_of(saved) == [2, 7]
     assert [record.message for record in caplog.records] == [
         "step 4: the checkpoint of step 2 is still being written, so the next one comes later; "
@@ -323,27 +330,64 @@ def test_a_checkpoint_due_while_one_is_being_written_comes_after_it_and_is_named
     ]
 
 
+def test_a_late_checkpoint_waits_for_the_end_of_the_step(tmp_path: Path) -> None:
+    progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
+    callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
+    for _ in range(4):
+        callback.on_train_step_begin(None)
+        finish_step(progress, callback)
+    callback.on_train_step_begin(None)
+    gate.set()
+    await_steps(saved, [2])
+    time.sleep(0.2)
+    assert steps_of(saved) == [2]
+    finish_step(progress, callback)
+    await_steps(saved, [2, 5])
+
+
+def test_a_late_checkpoint_is_not_begun_once_training_has_ended_in_a_step(tmp_path: Path) -> None:
+    progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
+    callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
+    for _ in range(4):
+        finish_step(progress, callback)
+    callback.on_train_step_begin(None)  # and the loss is not finite
+    callback.__exit__()
+    gate.set()
+    callback._writer.close()
+    assert steps_of(saved) == [2]
+
+
+def test_steps_at_full_speed_and_late_checkpoints_never_wait_for_each_other_for_ever(
+    tmp_path: Path,
+) -> None:
+    progress, saved = TrainingProgress(0, START), list[Unit]()
+    callback = checkpoint_of(progress, tmp_path, saved, every_steps=1)
+    for _ in range(2000):
+        callback.on_train_step_begin(None)
+        finish_step(progress, callback)
+    callback.__exit__()
+    callback.save_now()
+    steps = steps_of(saved)
+    assert steps[-1] == 2000
+    assert steps == sorted(set(steps))
+
+
 def test_late_checkpoints_are_named_again_once_one_was_in_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
     callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
-
-    def finish_steps(number: int, is_slow: bool) -> None:
-        gate.clear() if is_slow else gate.set()
-        for _ in range(number):
-            finish_step(progress, callback)
-            if not is_slow:
+    for late, steps in ((4, [2, 4]), (10, [2, 4, 6, 8, 10])):
+        while progress.step < late:
+            if progress.step < late - 3:
+                gate.set()  # the one before is written in time
                 callback._writer.finish()
+            else:
+                gate.clear()
+            finish_step(progress, callback)
         gate.set()
+        await_steps(saved, steps)
         callback._writer.finish()
-
-    finish_steps(4, is_slow=True)  # 4 is late
-    finish_steps(1, is_slow=True)  # 5 instead of it
-    finish_steps(1, is_slow=False)  # 6 is in time
-    finish_steps(4, is_slow=True)  # 8 is in time, 10 is late
-    callback.save_now()
-    assert steps_of(saved) == [2, 5, 6, 8, 10]
     assert [record.message.split(":")[0] for record in caplog.records] == ["step 4", "step 10"]
 
 
