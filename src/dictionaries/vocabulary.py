@@ -234,7 +234,7 @@ class Vocabulary:
     def copied(self) -> Callable[[], bytes]:
         """Copies the vocabulary; the result makes of the copy what ``dump`` returns.
 
-        The copy takes a hundredth of the time, and any thread may do the rest.
+        Copying takes a small part of the time, and any thread may do the rest.
         """
         end = self._never_used
         numbers = [FORMAT, *self.free_ids, self.rows, end, self._sketch.rows]
