@@ -342,6 +342,8 @@ def test_after_a_commit_of_somebody_else_the_trainer_takes_its_stream_back(
     assert_ends(pipeline.producer([halves[0]]))
     trainer = pipeline.trainer("--max_steps=18", "--save_checkpoint_steps=5")
     assert wait_until(lambda: len(pipeline.loss_lines) == 9, LONG, 0.05), trainer.log()
+    # Its commit at step 5 comes beside training; after the stranger's it would hide that.
+    assert await_committed(pipeline, 5 * BATCH_SIZE), trainer.log()
     stranger = KafkaConsumer(bootstrap_servers=pipeline.bootstrap_servers, group_id=pipeline.name)
     topic = TopicPartition(pipeline.topic, 0)
     stranger.commit({topic: OffsetAndMetadata(0, "", -1)})
