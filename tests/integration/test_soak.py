@@ -37,7 +37,9 @@ MOST_ROWS_AHEAD = 2 * FILE_ROWS
 SAMPLE_SECONDS = 5.0
 REPORT_SECONDS = 600.0
 MAX_GROWTH = 0.2  # MB per million rows
-MAX_KAFKA_BYTES = 2 << 30  # its rows are deleted once a minute, and its segments a minute after
+# Kafka removes whole segments of 1 GiB. In each of two partitions one is written, and one whose rows
+# are deleted may wait to be removed.
+MAX_KAFKA_BYTES = 2 * 2 << 30
 MAX_ENGINE_LOG_BYTES = 50 << 20
 ENGINE_LOGS = Path.home() / "mindpandas" / "log"
 MAX_OWN_BYTES = 8 * (64 << 20)  # loss, audit and metrics files with those moved aside
