@@ -37,8 +37,8 @@ MOST_ROWS_AHEAD = 2 * FILE_ROWS
 SAMPLE_SECONDS = 5.0
 REPORT_SECONDS = 600.0
 MAX_GROWTH = 0.2  # MB per million rows
-# Kafka removes whole segments of 1 GiB. In each of two partitions one is written, and one whose rows
-# are deleted may wait to be removed.
+# Kafka removes whole segments of 1 GiB. In each of two partitions one is written, and one may wait
+# to be removed.
 MAX_KAFKA_BYTES = 2 * 2 << 30
 MAX_ENGINE_LOG_BYTES = 50 << 20
 ENGINE_LOGS = Path.home() / "mindpandas" / "log"
