@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,7 @@ def test_without_memory_for_copies_nothing_is_written_beside_training(
 def test_a_failed_unit_is_the_last_and_raised_at_each_call(
     tmp_path: Path, network: nn.Cell, failing: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     held = Held(tmp_path / "ckpt", network)
     trail_error = OutputError("can't write audit: No space left on device")
 
@@ -159,6 +161,7 @@ def test_a_failed_unit_is_the_last_and_raised_at_each_call(
 def test_a_failure_nobody_was_told_of_is_logged_at_the_end(
     tmp_path: Path, network: nn.Cell, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     held = Held(tmp_path, network)
 
     def fail() -> None:

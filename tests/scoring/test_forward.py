@@ -77,7 +77,8 @@ def assert_equal_logits(config: ModelConfig) -> None:
     logit = network_of(model, crosses).logit(ids, weights, keys)
     assert logit.dtype == np.float32
     np.testing.assert_allclose(logit, wanted[0].asnumpy().ravel(), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(sigmoid(logit), wanted[1].asnumpy().ravel(), rtol=0, atol=1e-6)
+    # A probability changes by at most a quarter of what its logit changes by.
+    np.testing.assert_allclose(sigmoid(logit), wanted[1].asnumpy().ravel(), rtol=0, atol=2.5e-6)
     assert logit.min() < -0.3
     assert logit.max() > 0.3
 

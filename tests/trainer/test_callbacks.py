@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 import threading
 import time
@@ -315,6 +316,7 @@ def await_steps(saved: list[Unit], steps: list[int]) -> None:
 def test_a_checkpoint_that_is_late_follows_though_no_step_does_and_is_named_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
     callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
     for _ in range(7):  # due at 2, 4 and 6
@@ -375,6 +377,7 @@ def test_steps_at_full_speed_and_late_checkpoints_never_wait_for_each_other_for_
 def test_late_checkpoints_are_named_again_once_one_was_in_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     progress, saved, gate = TrainingProgress(0, START), list[Unit](), threading.Event()
     callback = checkpoint_of(progress, tmp_path, saved, gate=gate)
     for late, steps in ((4, [2, 4]), (10, [2, 4, 6, 8, 10])):
