@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ from kafka.errors import (
     KafkaError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
+    UnknownBrokerIdError,
     for_code,
 )
 
@@ -23,6 +26,7 @@ from src.cluster.settings import ClientSettings
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS = 0.5
 DENIED = (TopicAuthorizationFailedError.errno, ClusterAuthorizationFailedError.errno)
 
 
@@ -63,11 +67,35 @@ def ensure_topic(
     Raises:
         TopicError: No broker answers, or it refuses.
     """
+    give_up_at = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            with contextlib.closing(_admin(cluster, timeout_seconds)) as admin:
+                if _create(admin, topic, num_partitions, replication_factor, configs or {}):
+                    return num_partitions
+                return _grow(admin, topic, num_partitions)
+        except TopicAuthorizationFailedError:
+            raise TopicError(_lacking("Describe", topic)) from None
+        except KafkaError as error:
+            # The controller has just started. Only a new connection hears of its address.
+            is_unknown = isinstance(error, UnknownBrokerIdError)
+            if not is_unknown or time.monotonic() >= give_up_at:
+                reason = f"topic {topic} at {cluster}: {error}"
+                raise TopicError(reason, is_unknown or bool(error.retriable)) from None
+            time.sleep(RETRY_SECONDS)
+
+
+def _admin(cluster: str | ClientSettings, timeout_seconds: float) -> KafkaAdminClient:
+    """A connection that manages topics.
+
+    Raises:
+        TopicError: No broker answers or lets this client in.
+    """
     milliseconds = int(timeout_seconds * 1000)
     try:
         settings = ClientSettings.of(cluster)
         check_access(settings, Needs(), timeout_seconds)
-        admin = KafkaAdminClient(
+        return KafkaAdminClient(
             **settings.client_options(),
             bootstrap_timeout_ms=milliseconds,
             request_timeout_ms=milliseconds,
@@ -78,17 +106,6 @@ def ensure_topic(
         raise TopicError(str(error), retriable=not error.is_final) from None
     except (KafkaError, ValueError) as error:
         raise TopicError(f"no broker answers at {cluster}: {error}", True) from None
-    try:
-        if _create(admin, topic, num_partitions, replication_factor, configs or {}):
-            return num_partitions
-        return _grow(admin, topic, num_partitions)
-    except TopicAuthorizationFailedError:
-        raise TopicError(_lacking("Describe", topic)) from None
-    except KafkaError as error:
-        reason = f"topic {topic} at {cluster}: {error}"
-        raise TopicError(reason, bool(error.retriable)) from None
-    finally:
-        admin.close()
 
 
 def largest_message(

@@ -39,6 +39,10 @@ class TopicIdentity:
         self._check_at = time.monotonic() + CHECK_SECONDS
         self.topic_id = self._known_id()
 
+    def expect(self, topic_id: str) -> None:
+        """The topic must be the one that an earlier connection has seen, if that knew its id."""
+        self.topic_id = topic_id or self.topic_id
+
     def check_now_and_then(self) -> None:
         """Checks every few seconds.
 

@@ -99,6 +99,10 @@ class TopicGroup:
         """Whether an id that was kept is that of another topic, which had this one's name."""
         return self._identity.differs_from(topic_id)
 
+    def expect_topic(self, topic_id: str) -> None:
+        """The topic must be the one with this id, which an earlier connection has seen."""
+        self._identity.expect(topic_id)
+
     def check_topic(self) -> bool:
         """Asks the broker whether the topic is still the same one; False if it does not answer.
 

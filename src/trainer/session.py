@@ -151,6 +151,8 @@ class GroupWatch:
         open_group: Opens the connection.
         session: Covers what holds no row.
         end: Ends training.
+        topic_id: Kafka's id of the topic that is trained; "" where that is not known. The topic may
+            be made anew before this has a connection.
 
     Attributes:
         failure: Why it has ended training; None while it has not.
@@ -161,8 +163,10 @@ class GroupWatch:
         open_group: Callable[[], TopicGroup],
         session: TrainerSession,
         end: Callable[[str], None],
+        topic_id: str = "",
     ) -> None:
         self._open_group = open_group
+        self._topic_id = topic_id
         self._session = session
         self._end = end
         self._closed = threading.Event()
@@ -187,6 +191,7 @@ class GroupWatch:
         while not self._closed.wait(WATCH_SECONDS):
             try:
                 with self._open_group() as group:
+                    group.expect_topic(self._topic_id)
                     self._look_again_and_again(group)
             except OtherTopic as error:
                 self.failure = error

@@ -168,7 +168,9 @@ class Trainer:
         position = starting_position(self._source, unit, config)
         self._session = self.link.begin_session(self._source, position)
         self._closing.callback(self._session.close)
-        watch = GroupWatch(self.link.open_source, self._session, self.flag.set)
+        watch = GroupWatch(
+            self.link.open_source, self._session, self.flag.set, self._source.topic_id
+        )
         self._watch = self._closing.enter_context(watch)
         self._origin = origin = initial_unit(config, self._store) if unit is None else unit
         begin_audit(config.audit_path, unit.step if unit else 0, config.fresh)

@@ -87,6 +87,11 @@ def test_a_topic_made_anew_is_told_from_the_one_that_was_read(
         assert source.held(100)[0].values == [b"old"] * 3
         with pytest.raises(OtherTopic, match=f"its id was {group.topic_id}"):
             group.check_topic()
+    with TopicGroup(address, name, name) as later:
+        assert later.check_topic()
+        later.expect_topic(group.topic_id)
+        with pytest.raises(OtherTopic, match=f"its id was {group.topic_id}"):
+            later.check_topic()
     # Kafka forgets the commits of a deleted topic. Other tools bring them back.
     with RowSource(address, name, name) as source:
         assert source.committed() is None

@@ -87,6 +87,9 @@ class MemorySource:
     def is_of_other_topic(self, topic_id: str) -> bool:
         return topic_id not in ("", self.topic_id)
 
+    def expect_topic(self, topic_id: str) -> None:
+        assert topic_id == self.topic_id
+
     def check_topic(self) -> bool:
         return True
 
