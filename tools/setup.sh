@@ -11,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly UV_VERSION=0.13.9
 readonly STAMPS=build/stamps
 readonly NATIVE_SOURCES=(src/model/native/*.cc)
+readonly NATIVE_FILES=(src/model/native/*) # with what the sources include
 readonly NATIVE_LIBRARY=build/native/libstep.so
 readonly NO_PYTHON="no Python 3.9 to be had (on PATH, under pyenv or through uv): install it and run again"
 readonly REQUIREMENTS=(requirements.txt requirements-serve.txt requirements-dev.txt)
@@ -143,7 +144,7 @@ quiet_engine() { # at INFO the engine writes 29 KB for each window it passes on
 # --- Apache Kafka ---
 
 native_is_ready() {
-  is_stamped native "${NATIVE_SOURCES[@]}" && [[ -f $NATIVE_LIBRARY ]]
+  is_stamped native "${NATIVE_FILES[@]}" && [[ -f $NATIVE_LIBRARY ]]
 }
 
 compile_native_code() {
@@ -152,7 +153,7 @@ compile_native_code() {
   mkdir -p "${NATIVE_LIBRARY%/*}"
   g++ -O3 -fno-math-errno -shared -fPIC -o "$NATIVE_LIBRARY.new" "${NATIVE_SOURCES[@]}"
   mv "$NATIVE_LIBRARY.new" "$NATIVE_LIBRARY" # a trainer may have the old one loaded
-  write_stamp native "${NATIVE_SOURCES[@]}"
+  write_stamp native "${NATIVE_FILES[@]}"
 }
 
 install_kafka_jars() {

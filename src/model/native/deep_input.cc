@@ -9,11 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#ifdef __x86_64__
-#define FOR_THIS_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_THIS_CPU
-#endif
+#include "for_this_cpu.h"
 
 namespace {
 
