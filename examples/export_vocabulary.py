@@ -23,7 +23,7 @@ from src.checkpoints.unit import CheckpointError, newest_unit, read_unit
 from src.config import load_config
 from src.dictionaries.dictionaries import load_ids
 from src.dictionaries.errors import DictionaryError, VocabularyError
-from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
+from src.dictionaries.growing.vocabulary import GrowthSettings, Vocabulary
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.files import atomic_write_bytes
 from src.process.flags import FlagParser, path_flag, path_text_flag

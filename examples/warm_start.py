@@ -32,7 +32,7 @@ from src.checkpoints.unit import CheckpointError, Unit
 from src.config import Config, ConfigError, load_config
 from src.dictionaries.dictionaries import Dictionaries, load_dictionaries
 from src.dictionaries.errors import DictionaryError, VocabularyError
-from src.dictionaries.growth import Growth
+from src.dictionaries.growing.growth import Growth
 from src.process.exit_handlers import keep_modules_until_exit
 from src.process.files import PathLike
 from src.process.flags import FlagParser, path_text_flag

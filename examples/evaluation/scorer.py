@@ -15,7 +15,7 @@ from examples.evaluation.errors import EvaluationError
 from src.checkpoints.parts import VOCABULARY, load, load_file
 from src.checkpoints.unit import Unit, manifest_path_of, newest_unit, read_unit
 from src.dictionaries.dictionaries import Dictionaries
-from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
+from src.dictionaries.growing.vocabulary import GrowthSettings, Vocabulary
 from src.features.feature_builder import FeatureBuilder
 from src.model.crosses import CrossLearner, PredictWithCrosses
 from src.model.model_config import ModelConfig, config_to_predict

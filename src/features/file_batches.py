@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import Change
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import Change
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.process.files import PathLike

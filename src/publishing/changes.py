@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import Change
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import Change
 from src.process.arrays import Array
 from src.publishing.version_format import Contents, DictionaryTables, VocabularyChange
 

@@ -6,11 +6,14 @@ import re
 
 import numpy as np
 
+from src.process.arrays import Array
 from src.rows.criteo import COLUMNS, DENSE_COLUMNS, DENSE_SIZE, LABEL, LABELS, ROW
 from src.rows.short_repr import short_repr
 
 TOMBSTONE = "no value (a tombstone)"
 _TAB = ord("\t")
+# The CSV reader trims blanks around a number and reads hexadecimal ones. All else it refuses.
+READ_IN_NUMBERS = (b" ", b"x", b"X")
 _ONE_IF_FOREIGN = bytes(byte not in b"0123456789-\t" for byte in range(256))
 # Eighteen digits always fit 64 bits. ``is_integer`` decides about longer numbers.
 _PLAIN_NUMBERS = re.compile(rb"[01]\t(?:(?:-?[0-9]{1,18})?\t){13}")
@@ -18,31 +21,45 @@ _INTEGER = re.compile(rb"-?[0-9]+")
 _INT64 = np.iinfo(np.int64)
 
 
-def all_plain(data: bytes, rows: int) -> bool:
-    """Whether each line has 40 fields, a label and dense fields of digits and minus signs only.
+def may_be_read(data: bytes, rows: int) -> bool:
+    """Whether the CSV reader decides right about lines: if it can read them, all of them are rows.
 
-    The CSV reader accepts more than the format: it trims blanks, reads 0x10 and skips a byte order
-    mark. Whether a line is a row must not depend on its neighbours, so this check comes first.
+    The reader tells fields that are too many or too few, and what is no number. But it skips empty
+    lines and a byte order mark, and it reads ``" 1"`` and ``0x10``. Whether a line is a row must
+    not depend on its neighbours, so this check comes first. It errs on the safe side.
 
     Args:
         data: The lines, each ended by a line feed.
         rows: The number of lines.
     """
-    if data.count(b"\n") != rows or b"\r" in data:
+    if b"\r" in data:
         return False
-    if not rows:
-        return True
     buffer = np.frombuffer(data, dtype=np.uint8)
-    tabs_at = np.flatnonzero(buffer == _TAB)
-    if tabs_at.size != rows * (len(COLUMNS) - 1):
-        return False
-    tabs_at = tabs_at.reshape(rows, len(COLUMNS) - 1)
     ends = np.flatnonzero(buffer == ord("\n"))
-    starts = np.concatenate(([0], ends[:-1] + 1))
+    if ends.size != rows:
+        return False
+    starts = np.concatenate(([0], ends + 1))[:rows]
+    if (buffer[starts] & 0xFE != ord("0")).any() or (buffer[starts + 1] != _TAB).any():
+        return False
+    if not any(character in data for character in READ_IN_NUMBERS):
+        return True
+    return _are_numbers_plain(data, starts, ends)
+
+
+def _are_numbers_plain(data: bytes, starts: Array, ends: Array) -> bool:
+    """Whether labels and dense fields hold nothing but digits and minus signs.
+
+    Args:
+        data: The lines.
+        starts: Where each of them begins.
+        ends: Where its line feed is.
+    """
+    tabs_at = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == _TAB)
+    if tabs_at.size != len(starts) * (len(COLUMNS) - 1):
+        return False
+    tabs_at = tabs_at.reshape(len(starts), len(COLUMNS) - 1)
     # The total is right. So each line's count is right if its last tab comes before its end.
     if (tabs_at[:, -1] > ends).any() or (tabs_at[:, 0] != starts + 1).any():
-        return False
-    if (buffer[starts] & 0xFE != ord("0")).any():
         return False
     pieces = np.column_stack((starts, tabs_at[:, DENSE_SIZE])).ravel()
     is_foreign = np.frombuffer(data.translate(_ONE_IF_FOREIGN), dtype=np.uint8)

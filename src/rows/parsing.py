@@ -19,9 +19,7 @@ from src.rows.criteo import (
     ParsedRows,
 )
 from src.rows.json_wire import lines_from_json
-from src.rows.line_check import all_plain, line_fault
-
-CHECKED_LINES = 1_000  # at a time, so that the check's arrays stay in the processor's cache
+from src.rows.line_check import line_fault, may_be_read
 
 
 def parse_messages(values: Sequence[bytes | None], value_format: str = "tsv") -> ParsedRows:
@@ -83,16 +81,12 @@ def _read_if_all_good(
     lines: Sequence[bytes | None], categorical: pa.DataType | None = None
 ) -> pa.Table | None:
     """The lines as typed columns, or None if any of them may not be a row."""
-    pieces = []
-    for begin in range(0, len(lines), CHECKED_LINES):
-        piece = lines[begin : begin + CHECKED_LINES]
-        whole = [line for line in piece if line is not None]
-        data = _joined(whole)
-        if len(whole) < len(piece) or not all_plain(data, len(whole)):
-            return None
-        pieces.append(data)
+    whole = [line for line in lines if line is not None]
+    data = _joined(whole)
+    if len(whole) < len(lines) or not may_be_read(data, len(whole)):
+        return None
     try:
-        return read_lines(b"".join(pieces), categorical)
+        return read_lines(data, categorical)
     except pa.ArrowInvalid:
         return None
 

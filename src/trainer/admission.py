@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from src.config import Config
-from src.dictionaries.growth import Growth
+from src.dictionaries.growing.growth import Growth
 from src.features.dense_coding import DENSE_TRANSFORMS
 from src.process.arrays import Array
 from src.stream.position import GapError, Position, PositionTracker

@@ -19,7 +19,7 @@ from mindspore.train import CheckpointConfig, ModelCheckpoint
 
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit_writer import UnitWriter
-from src.dictionaries.vocabulary import Change
+from src.dictionaries.growing.vocabulary import Change
 from src.process.output import OutputError, say
 from src.process.stop import StopFlag
 from src.stream.position import Position

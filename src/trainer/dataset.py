@@ -23,7 +23,7 @@ import numpy as np
 from src.channel.batches import BatchCutter, Columns, CutBatch, filled_up
 from src.channel.engine import ChannelError
 from src.channel.receiver import WindowReceiver
-from src.dictionaries.vocabulary import Change
+from src.dictionaries.growing.vocabulary import Change
 from src.process.arrays import Array
 from src.process.stop import IdleLimit, StopFlag
 from src.rows.criteo import FIELD_SIZE

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from src.config import Config
 from src.dictionaries.dictionaries import load_dictionaries
-from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import Change
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import Change
 from src.features.dense_coding import DenseCoding
 from src.model.networks import PredictNet
 from src.process.arrays import Array

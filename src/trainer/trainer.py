@@ -28,8 +28,8 @@ from src.checkpoints.unit import Unit, read_unit
 from src.checkpoints.unit_writer import Moment, UnitWriter
 from src.cluster.topic_identity import OtherTopic
 from src.config import Config
-from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import GrowthSettings
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import GrowthSettings
 from src.model.crosses import CrossLearner
 from src.model.model_config import ModelConfig, model_shape
 from src.model.networks import PredictNet, TrainNet, make_train_step

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from src.dictionaries.growing.vocabulary import GrowthSettings, Vocabulary
 from src.dictionaries.known_values import KnownValues
-from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE, DENSE_SIZE, FIELD_SIZE
 

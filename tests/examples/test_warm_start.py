@@ -20,7 +20,7 @@ from src.checkpoints.parts import read_vocabulary
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import Unit, read_unit
 from src.dictionaries.dictionaries import load_dictionaries
-from src.dictionaries.vocabulary import GrowthSettings, Vocabulary
+from src.dictionaries.growing.vocabulary import GrowthSettings, Vocabulary
 from src.features.column_functions import BUCKETS
 from src.rows.criteo import CATEGORICAL_COLUMNS, FIELD_SIZE
 from src.rows.row_file import parsed_blocks

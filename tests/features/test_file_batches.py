@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from examples.sample.rows import write_sample
-from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import GrowthSettings
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import GrowthSettings
 from src.features.feature_builder import FeatureBuilder
 from src.features.file_batches import FileBatch, batches_of_file
 from src.process.arrays import Array

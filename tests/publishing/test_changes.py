@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import GrowthSettings
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import GrowthSettings
 from src.process.arrays import Array
 from src.publishing.changes import (
     CROSSES,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from itertools import product
+
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from src.rows.arrow_csv import read_lines
+from src.rows.line_check import READ_IN_NUMBERS, line_fault, may_be_read
 from tests.rows.messages import INT64_MAX, INT64_MIN, PLAIN, only_fault, outcomes, with_field
 
 
@@ -55,6 +61,37 @@ def test_a_bad_row_is_named_by_column_and_reason(
     bad = only_fault(value)
     assert bad.column == column
     assert reason in bad.reason
+
+
+def test_the_reader_takes_nothing_foreign_for_a_number_but_what_the_check_knows() -> None:
+    for character in (bytes([byte]) for byte in range(256)):
+        if character in READ_IN_NUMBERS or character in b"0123456789\n\r":
+            continue
+        fields = {character, character + b"5", b"5" + character, b"0" + character + b"5"}
+        for field, column in product(fields - {b"-5"}, ("label", "I1", "I13")):
+            with pytest.raises(pa.ArrowInvalid):
+                read_lines(with_field(column, field) + b"\n")
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.just(PLAIN),
+            st.builds(
+                with_field,
+                st.sampled_from(["label", "I1", "I7", "I13", "C1", "C26"]),
+                st.text(alphabet="01x X-\t+.\0é", max_size=4).map(str.encode),
+            ),
+        ),
+        max_size=4,
+    )
+)
+def test_lines_that_may_be_read_and_can_be_are_rows(lines: list[bytes]) -> None:
+    data = b"".join(line + b"\n" for line in lines)
+    is_read = may_be_read(data, len(lines))
+    with contextlib.suppress(pa.ArrowInvalid):
+        read_lines(data)
+        assert not is_read or all(line_fault(line) is None for line in lines)
 
 
 def test_a_reason_shows_a_long_value_only_in_part() -> None:

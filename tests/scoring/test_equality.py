@@ -17,7 +17,7 @@ import pytest
 
 from src.channel.window import Provenance, make_window
 from src.dictionaries.dictionaries import save_dictionaries
-from src.dictionaries.growth import Growth
+from src.dictionaries.growing.growth import Growth
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
 from src.publishing.version_format import FULL

@@ -25,8 +25,8 @@ from src.checkpoints.copies import KeptCopies
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit import CheckpointError, Unit
 from src.checkpoints.unit_writer import Moment, UnitWriter
-from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import Change, GrowthSettings
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import Change, GrowthSettings
 from src.process.output import OutputError
 from src.process.stop import StopFlag
 from src.rows.criteo import CATEGORICAL_SIZE, FIELD_SIZE

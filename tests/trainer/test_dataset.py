@@ -12,9 +12,9 @@ from src.channel.batches import FILLER_LABEL
 from src.channel.engine import ChannelError
 from src.channel.receiver import WindowReceiver
 from src.channel.window import Provenance, make_window
-from src.dictionaries.growth import Growth
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import GrowthSettings
 from src.dictionaries.oov import UnknownValues
-from src.dictionaries.vocabulary import GrowthSettings
 from src.process.arrays import Array
 from src.process.stop import IdleLimit, StopFlag
 from src.rows.criteo import CATEGORICAL_SIZE, FIELD_SIZE

@@ -42,9 +42,12 @@ class SightingSketch:
     def add(self, keys: Array, times: Array) -> None:
         """Adds sightings of distinct keys."""
         for counts, places in zip(self.counts[0], self._places(keys)):
-            # Sum up first: of two keys with the same place only the last would count.
-            distinct, inverse = np.unique(places, return_inverse=True)
-            sums = np.bincount(inverse, weights=times)
+            distinct, sums = places, times
+            in_order = np.sort(places)
+            if (in_order[1:] == in_order[:-1]).any():
+                # Sum up first: of two keys with the same place only the last would count.
+                distinct, inverse = np.unique(places, return_inverse=True)
+                sums = np.bincount(inverse, weights=times)
             counts[distinct] = np.minimum(counts[distinct] + sums, 255).astype(np.uint8)
 
     def advance(self, rows: int) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from src.dictionaries.sighting_sketch import SightingSketch
+from src.dictionaries.growing.sighting_sketch import SightingSketch
 from src.dictionaries.value_keys import value_keys
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from src.dictionaries.errors import VocabularyError
-from src.dictionaries.growth import Growth
-from src.dictionaries.vocabulary import Change, GrowthSettings
+from src.dictionaries.growing.growth import Growth
+from src.dictionaries.growing.vocabulary import Change, GrowthSettings
 from src.process.arrays import Array
 from src.rows.criteo import CATEGORICAL_SIZE, DENSE_SIZE, FIELD_SIZE
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from src.dictionaries.errors import VocabularyError
-from src.dictionaries.vocabulary import Change, GrowthSettings, Vocabulary
+from src.dictionaries.growing.vocabulary import Change, GrowthSettings, Vocabulary
 from src.process.arrays import Array
 
 logger = logging.getLogger(__name__)

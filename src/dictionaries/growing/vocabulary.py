@@ -24,11 +24,12 @@ from functools import partial
 import numpy as np
 
 from src.dictionaries.errors import VocabularyError
+from src.dictionaries.growing.key_table import NO_SLOT, KeyTable
+from src.dictionaries.growing.sighting_sketch import SightingSketch
 from src.dictionaries.oov import UNLEARNABLE, bits_of_cells, oov_cells
-from src.dictionaries.sighting_sketch import SightingSketch
 from src.dictionaries.value_keys import value_keys
 from src.process.arrays import Array
-from src.rows.criteo import CATEGORICAL_COLUMNS, DENSE_SIZE
+from src.rows.criteo import CATEGORICAL_COLUMNS, CATEGORICAL_SIZE, DENSE_SIZE
 
 FORMAT = 1
 _FREE = -1
@@ -58,9 +59,11 @@ class Change:
         seen: uint64[k], keys of the distinct values that still have no id.
         times: int64[k], how often each is in the batch.
         slots: int64[a], newly assigned slots; a slot plus the first free id is an id.
+        keys: uint64[a], the keys of the values that get them.
         columns: int8[a], the columns of the values that get them.
         values: a values, their UTF-8 bytes.
-        used: int64[m], slots of the ids in the batch, newly assigned ones included.
+        used: int64[m], slots of the ids in the batch, newly assigned ones included. One stands
+            here as often as in the batch.
         freed: int64[f], slots that are freed.
     """
 
@@ -68,6 +71,7 @@ class Change:
     seen: Array
     times: Array
     slots: Array
+    keys: Array
     columns: Array
     values: Sequence[bytes]
     used: Array
@@ -95,7 +99,7 @@ class Vocabulary:
         self._used_at: Array = np.zeros(size, dtype=np.int64)
         self._key: Array = np.zeros(size, dtype=np.uint64)
         self._value: list[bytes] = [b""] * size
-        self._slot_by_key: dict[int, int] = {}
+        self._slot_by_key = KeyTable()
         self._never_used = 0  # slots from here on were never assigned
         self._freed: deque[int] = deque()
 
@@ -147,7 +151,7 @@ class Vocabulary:
             (ids, oov) with the ids of the values that have one.
         """
         cells = _Cells(oov, values)
-        return cells.put(ids, oov, self._slots(cells.keys), self.free_ids[0])
+        return cells.put(ids, oov, self._slot_by_key.look_up(cells.keys), self.free_ids[0])
 
     def plan(self, ids: Array, oov: Array, values: Array) -> tuple[Array, Array, Change]:
         """The ids of the next batch, and what it changes; arguments as for ``look_up``.
@@ -156,23 +160,28 @@ class Vocabulary:
             (ids, oov) as ``look_up`` returns them after the change, and the change.
         """
         cells = _Cells(oov, values)
-        slots = self._slots(cells.keys)
-        unknown = np.flatnonzero((slots < 0) & cells.learnable)
-        seen = self._sketch.count(cells.keys[unknown]) + cells.times[unknown]
-        due = unknown[seen >= self.settings.admit_count]
-        due = due[np.argsort(cells.first[due], kind="stable")]  # in the order of the stream
+        slots = self._slot_by_key.look_up(cells.keys)
+        unknown = _Distinct(cells, np.flatnonzero(slots < 0))
+        seen = self._sketch.count(unknown.keys) + unknown.times
+        is_due = unknown.learnable & (seen >= self.settings.admit_count)
+        due = np.flatnonzero(is_due)
+        due = due[np.argsort(unknown.cell[due])]  # in the order of the stream
         admitted = due[: self.room]
-        slots[admitted] = self._next_slots(len(admitted))
-        staying = unknown[slots[unknown] < 0]
+        new_slots = np.full(len(unknown.keys), NO_SLOT)
+        new_slots[admitted] = self._next_slots(len(admitted))
+        slots[unknown.cells] = new_slots[unknown.of_cell]
+        used = slots[slots >= 0]
+        staying = unknown.learnable & (new_slots < 0)
         change = Change(
             rows=len(ids),
-            seen=cells.keys[staying],
-            times=cells.times[staying],
-            slots=slots[admitted],
-            columns=cells.columns[admitted].astype(np.int8),
-            values=cells.values[admitted].tolist(),
-            used=slots[slots >= 0],
-            freed=self._expired(slots) if len(due) > len(admitted) else slots[:0],
+            seen=unknown.keys[staying],
+            times=unknown.times[staying],
+            slots=new_slots[admitted],
+            keys=unknown.keys[admitted],
+            columns=cells.column[unknown.cell[admitted]].astype(np.int8),
+            values=cells.values[unknown.cell[admitted]].tolist(),
+            used=used,
+            freed=self._expired(used) if len(due) > len(admitted) else slots[:0],
         )
         ids, oov = cells.put(ids, oov, slots, self.free_ids[0])
         return ids, oov, change
@@ -183,17 +192,11 @@ class Vocabulary:
         self._sketch.add(change.seen, change.times)
         self._sketch.advance(change.rows)
         self._take_slots(len(change.slots))
-        self._fill(change.slots, change.columns, change.values)
+        self._fill(change.slots, change.keys, change.columns, change.values)
         self._used_at[change.used] = self.rows
-        for key in self._key[change.freed].tolist():
-            del self._slot_by_key[key]
+        self._slot_by_key.remove(self._key[change.freed])
         self._column[change.freed] = _FREE
         self._freed.extend(change.freed.tolist())
-
-    def _slots(self, keys: Array) -> Array:
-        """int64[n], the slot of each key, -1 where it has none."""
-        found = map(self._slot_by_key.get, keys.tolist(), [_FREE] * len(keys))
-        return np.fromiter(found, dtype=np.int64, count=len(keys))
 
     def _next_slots(self, number: int) -> Array:
         """The slots to assign next: first those never used, then the freed ones."""
@@ -208,22 +211,19 @@ class Vocabulary:
         for _ in range(number - fresh):
             self._freed.popleft()
 
-    def _fill(self, slots: Array, columns: Array, values: Sequence[bytes]) -> None:
+    def _fill(self, slots: Array, keys: Array, columns: Array, values: Sequence[bytes]) -> None:
         """Assigns slots to values."""
-        if not len(slots):
-            return
-        keys = value_keys(columns.astype(np.int64), np.array(values, dtype=np.bytes_))
         self._column[slots] = columns
         self._key[slots] = keys
         for slot, value in zip(slots.tolist(), values):
             self._value[slot] = value
-        self._slot_by_key.update(zip(keys.tolist(), slots.tolist()))
+        self._slot_by_key.add(keys, slots)
 
     def _expired(self, used: Array) -> Array:
-        """Assigned slots that neither this batch nor the last ``expire_rows`` rows use."""
+        """Assigned slots not in ``used``, and in none of the last ``expire_rows`` rows."""
         is_old = self._used_at <= self.rows - self.settings.expire_rows
         is_old &= self._column != _FREE
-        is_old[used[used >= 0]] = False
+        is_old[used] = False
         expired: Array = np.flatnonzero(is_old)
         return expired
 
@@ -272,7 +272,8 @@ class Vocabulary:
         bounds = np.concatenate(([0], np.cumsum(saved["lengths"]))).tolist()
         text = saved["text"].tobytes()
         values = [text[begin:stop] for begin, stop in zip(bounds, bounds[1:])]
-        made._fill(saved["slots"], saved["columns"], values)
+        keys = value_keys(saved["columns"].astype(np.int64), np.array(values, dtype=np.bytes_))
+        made._fill(saved["slots"], keys, saved["columns"], values)
         made._used_at[saved["slots"]] = saved["used_at"]
         made._freed.extend(saved["returned"].tolist())
         return made
@@ -311,26 +312,40 @@ def _dumped(
 
 
 class _Cells:
-    """The distinct values of a batch that are out of vocabulary, in the order of their keys."""
+    """The cells of a batch that are out of vocabulary, row by row."""
 
     def __init__(self, oov: Array, values: Array) -> None:
         self.row, self.column = np.nonzero(oov_cells(oov))
-        found = values[self.row, self.column]
-        keys = value_keys(self.column, found)
-        self.keys, self.first, self._of_cell, self.times = np.unique(
-            keys, return_index=True, return_inverse=True, return_counts=True
-        )
-        self.columns = self.column[self.first]
-        self.values = found[self.first]
-        self.learnable = self.values != UNLEARNABLE
+        self.values = values[self.row, self.column]
+        self.keys = value_keys(self.column, self.values)
 
     def put(self, ids: Array, oov: Array, slots: Array, first_id: int) -> tuple[Array, Array]:
-        """Copies of ids and oov with the ids of the values that have a slot."""
-        slot = slots[self._of_cell]
-        has_id = slot >= 0
+        """Copies of ids and oov with the ids of the cells that have a slot."""
+        has_id = slots >= 0
         row, column = self.row[has_id], self.column[has_id]
         ids = ids.copy()
-        ids[row, DENSE_SIZE + column] = first_id + slot[has_id]
-        still_oov = oov_cells(oov)
-        still_oov[row, column] = False
+        ids[row, DENSE_SIZE + column] = first_id + slots[has_id]
+        still_oov = np.zeros((len(oov), CATEGORICAL_SIZE), dtype=bool)
+        still_oov[self.row[~has_id], self.column[~has_id]] = True
         return ids, bits_of_cells(still_oov)
+
+
+class _Distinct:
+    """The distinct values of some cells, in the order of their keys.
+
+    Attributes:
+        cells: The cells.
+        of_cell: The place of each cell's value among these.
+        keys: uint64[n], the keys of the values.
+        times: How often each is in the cells.
+        cell: The first cell that holds it.
+        learnable: Whether it may get an id.
+    """
+
+    def __init__(self, cells: _Cells, some: Array) -> None:
+        self.cells = some
+        self.keys, first, self.of_cell, self.times = np.unique(
+            cells.keys[some], return_index=True, return_inverse=True, return_counts=True
+        )
+        self.cell = some[first]
+        self.learnable = cells.values[self.cell] != UNLEARNABLE

@@ -1,0 +1,1 @@
+"""The vocabulary that grows with the stream."""
