@@ -15,6 +15,7 @@ from types import TracebackType
 
 import psutil
 
+from examples.services.coarse_timers import coarse_timers
 from examples.services.common import HOST, ROOT, ServiceError, wait_until
 from src.process.ports import listening_ports
 
@@ -140,7 +141,8 @@ class EngineService:
             "--mem": int(memory_mb * 0.9),  # yrctl's own default, lost once --datamem is given
         }
         flags = [str(word) for option in options.items() for word in option]
-        output = _yrctl("start", "--master", *flags)
+        with coarse_timers():
+            output = _yrctl("start", "--master", *flags)
         if not wait_until(engine_is_running, ENGINE_SETTLE_TIMEOUT):
             raise ServiceError(f"`yrctl start` left no running engine:\n{output}")
 

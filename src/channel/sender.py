@@ -196,8 +196,12 @@ class WindowSender(UnorderedActor, DataSender):  # type: ignore[misc]
         return None
 
     def _await_credit(self, shards: list[int], give_up: GiveUp) -> bool:
-        """Waits until at least one of the shards has room; False on `give_up`."""
-        pause = POLL_SECONDS
+        """Waits until at least one of the shards has room; False on `give_up`.
+
+        Each question costs the engine some 5 ms of computing time. So the pause between two of them
+        is about as long as the wait up to now. A queue of many windows does not run empty in it.
+        """
+        pause, longest = POLL_SECONDS, LONGEST_POLL_SECONDS * self.max_queue_size
         while not give_up():
             calls = self._ask_sizes(shards)
             for shard, call in calls.items():
@@ -206,9 +210,19 @@ class WindowSender(UnorderedActor, DataSender):  # type: ignore[misc]
                 self._credits[shard] = self.max_queue_size - int(call.value())
             if any(self._credits[shard] > 0 for shard in shards):
                 return True
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_POLL_SECONDS)
+            if not self._paused(pause, give_up):
+                return False
+            pause = min(2 * pause, longest)
         return False
+
+    def _paused(self, seconds: float, give_up: GiveUp) -> bool:
+        """Pauses, and returns True; False on `give_up`."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, LONGEST_POLL_SECONDS))
+            if give_up():
+                return False
+        return True
 
     def _ask_sizes(self, shards: Any) -> dict[int, ActorCall]:
         method = self.actor.get_queue_size

@@ -14,7 +14,12 @@ from tests.channel.stand_in_engine import Engine
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: None)
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + now[0], sleep=sleep)
     for module in (actor_call, attaching, engine_module, receiver, sender):
         monkeypatch.setattr(module, "time", clock)
 
