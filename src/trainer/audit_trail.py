@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from src.process.output import OutputError
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def audit_line(step: int, rows: RowRange) -> str:
     """One line of the audit trail: a step and the rows of one partition in its batch."""
-    return json.dumps({"step": step, **asdict(rows)})
+    return json.dumps({"step": step, **vars(rows)})
 
 
 def begin_audit(path: str, step: int, fresh: bool) -> None:

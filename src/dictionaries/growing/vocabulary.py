@@ -99,13 +99,14 @@ class Vocabulary:
         self._used_at: Array = np.zeros(size, dtype=np.int64)
         self._key: Array = np.zeros(size, dtype=np.uint64)
         self._value: list[bytes] = [b""] * size
-        self._slot_by_key = KeyTable()
+        self._slot_by_key: KeyTable | None = None  # made when it is first needed
+        self._assigned = 0
         self._never_used = 0  # slots from here on were never assigned
         self._freed: deque[int] = deque()
 
     def __len__(self) -> int:
         """How many values have an id."""
-        return len(self._slot_by_key)
+        return self._assigned
 
     @property
     def room(self) -> int:
@@ -151,7 +152,7 @@ class Vocabulary:
             (ids, oov) with the ids of the values that have one.
         """
         cells = _Cells(oov, values)
-        return cells.put(ids, oov, self._slot_by_key.look_up(cells.keys), self.free_ids[0])
+        return cells.put(ids, oov, self._slots(cells.keys), self.free_ids[0])
 
     def plan(self, ids: Array, oov: Array, values: Array) -> tuple[Array, Array, Change]:
         """The ids of the next batch, and what it changes; arguments as for ``look_up``.
@@ -160,7 +161,7 @@ class Vocabulary:
             (ids, oov) as ``look_up`` returns them after the change, and the change.
         """
         cells = _Cells(oov, values)
-        slots = self._slot_by_key.look_up(cells.keys)
+        slots = self._slots(cells.keys)
         unknown = _Distinct(cells, np.flatnonzero(slots < 0))
         seen = self._sketch.count(unknown.keys) + unknown.times
         is_due = unknown.learnable & (seen >= self.settings.admit_count)
@@ -194,9 +195,22 @@ class Vocabulary:
         self._take_slots(len(change.slots))
         self._fill(change.slots, change.keys, change.columns, change.values)
         self._used_at[change.used] = self.rows
-        self._slot_by_key.remove(self._key[change.freed])
+        if self._slot_by_key is not None:
+            self._slot_by_key.remove(self._key[change.freed])
+        self._assigned -= len(change.freed)
         self._column[change.freed] = _FREE
         self._freed.extend(change.freed.tolist())
+
+    def _slots(self, keys: Array) -> Array:
+        """The slots of keys, int64[n]; -1 where a key has none.
+
+        A vocabulary that only follows another one is never asked, and needs no table.
+        """
+        if self._slot_by_key is None:
+            taken = np.flatnonzero(self._column != _FREE)
+            self._slot_by_key = KeyTable()
+            self._slot_by_key.add(self._key[taken], taken)
+        return self._slot_by_key.look_up(keys)
 
     def _next_slots(self, number: int) -> Array:
         """The slots to assign next: first those never used, then the freed ones."""
@@ -217,7 +231,9 @@ class Vocabulary:
         self._key[slots] = keys
         for slot, value in zip(slots.tolist(), values):
             self._value[slot] = value
-        self._slot_by_key.add(keys, slots)
+        if self._slot_by_key is not None:
+            self._slot_by_key.add(keys, slots)
+        self._assigned += len(slots)
 
     def _expired(self, used: Array) -> Array:
         """Assigned slots not in ``used``, and in none of the last ``expire_rows`` rows."""
