@@ -15,8 +15,16 @@ from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
+from src.stream import record_batches
 from src.stream.fetches import UnreadableFetch, _Records
-from src.stream.record_batches import Record, Unreadable, read_batch
+from src.stream.record_batches import (
+    LEAST_TOGETHER,
+    Record,
+    Unreadable,
+    read_batch,
+    read_one_by_one,
+    read_together,
+)
 
 HEADER = 61
 HANDLE = TopicPartition("rows", 0)
@@ -156,6 +164,39 @@ def test_a_wrong_checksum_costs_its_batch_alone_even_if_it_claims_more() -> None
     assert isinstance(first, Unreadable)
     assert (first.first_offset, first.offset) == (10, 11)
     assert second.value == b"twelve"
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_records_read_together_are_those_read_one_by_one(data: st.DataObject) -> None:
+    rows = data.draw(messages)
+    spread = data.draw(st.sampled_from([1, 100, 1_000_000]))
+    long = bytes(data.draw(st.sampled_from([0, 70, 9_000])))
+    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 22)
+    for number, (key, value, headers) in enumerate(rows):
+        stamp = 1_700_000_000_000 + number * spread
+        builder.append(number, stamp, key, None if value is None else value + long, headers)
+    made = bytearray(builder.build())
+    places = st.integers(0, len(made) - 1)
+    damaged = data.draw(st.lists(places, max_size=2))
+    for place in damaged:
+        made[place] = data.draw(st.integers(0, 255))
+    made[16] = 2  # its format
+    batch, records = DefaultRecordBatch(bytes(made)), bytes(made[HEADER:])
+    together = read_together(batch, records)
+    if together is not None:
+        assert together == list(read_one_by_one(batch, records, batch.base_offset))
+    assert damaged or together is not None
+
+
+def test_large_batches_are_read_together() -> None:
+    texts = [b"%d" % number * 30 for number in range(LEAST_TOGETHER)]
+    batch = DefaultRecordBatch(batch_of(values(texts), base=7))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record_batches, "read_one_by_one", None)
+        found = list(read_batch(batch, expected=9))
+    assert [record.value for record in found] == texts[2:]
+    assert [record.offset for record in found] == list(range(9, 7 + LEAST_TOGETHER))
 
 
 @settings(max_examples=300)
