@@ -13,7 +13,8 @@ from tests.channel.stand_in_engine import Engine
 
 
 @pytest.fixture
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that goes on at once by what is slept."""
     now = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -22,10 +23,11 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + now[0], sleep=sleep)
     for module in (actor_call, attaching, engine_module, receiver, sender):
         monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, no_pauses: None) -> Engine:
+def engine(monkeypatch: pytest.MonkeyPatch, no_pauses: SimpleNamespace) -> Engine:
     engine = Engine(shards=2)
     client = SimpleNamespace(put=engine.store, get=lambda ref, timeout: ref.value)
     for module in (actor_call, receiver, sender):
