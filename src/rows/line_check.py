@@ -24,9 +24,10 @@ _INT64 = np.iinfo(np.int64)
 def may_be_read(data: bytes, rows: int) -> bool:
     """Whether the CSV reader decides right about lines: if it can read them, all of them are rows.
 
-    The reader tells fields that are too many or too few, and what is no number. But it skips empty
-    lines and a byte order mark, and it reads ``" 1"`` and ``0x10``. Whether a line is a row must
-    not depend on its neighbours, so this check comes first. It errs on the safe side.
+    The reader refuses fields that are too many or too few, and what is no number. But it takes an
+    empty line for a row, skips a byte order mark, and reads ``" 1"`` and ``0x10``. Whether a line
+    is a row must not depend on its neighbours, so this check comes first. It may say no to rows,
+    never yes to what is none.
 
     Args:
         data: The lines, each ended by a line feed.
