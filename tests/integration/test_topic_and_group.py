@@ -62,7 +62,8 @@ def subscribed(service: KafkaService, topic: str, group: str) -> Iterator[KafkaC
         auto_offset_reset="earliest",
     )
     try:
-        until(lambda: bool(member.poll(100) or member.assignment()))
+        # It joins within a poll. On a busy machine a tenth of a second may be too short for that.
+        until(lambda: bool(member.poll(2_000) or member.assignment()))
         yield member
     finally:
         member.close()
