@@ -33,6 +33,13 @@ def never() -> bool:
     return False
 
 
+def pause(seconds: float, give_up: GiveUp) -> None:
+    """Sleeps for so long, or until `give_up` returns True."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not give_up():
+        time.sleep(min(left, LONGEST_POLL_SECONDS))
+
+
 class ActorCall:
     """One call to the actor, under way. Its answer may be waited for again and again.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Callable, TypeVar
 
-from src.channel.actor_call import LONGEST_POLL_SECONDS, GiveUp
+from src.channel.actor_call import GiveUp, pause
 from src.channel.engine import ChannelError, ChannelInUse
 from src.channel.receiver import WindowReceiver
 from src.channel.sender import WindowSender
@@ -102,7 +102,5 @@ def _try_until(
             raise
         except ChannelError as error:
             on_wait(str(error))
-        deadline = time.monotonic() + retry_seconds
-        while time.monotonic() < deadline and not give_up():
-            time.sleep(LONGEST_POLL_SECONDS)
+        pause(retry_seconds, give_up)
     return None

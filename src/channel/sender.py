@@ -28,6 +28,7 @@ from src.channel.actor_call import (
     GiveUp,
     UnorderedActor,
     never,
+    pause,
 )
 from src.channel.engine import (
     STORE_PAUSE_SECONDS,
@@ -201,7 +202,7 @@ class WindowSender(UnorderedActor, DataSender):  # type: ignore[misc]
         Each question costs the engine some 5 ms of computing time. So the pause between two of them
         is about as long as the wait up to now. A queue of many windows does not run empty in it.
         """
-        pause, longest = POLL_SECONDS, LONGEST_POLL_SECONDS * self.max_queue_size
+        seconds, longest = POLL_SECONDS, LONGEST_POLL_SECONDS * self.max_queue_size
         while not give_up():
             calls = self._ask_sizes(shards)
             for shard, call in calls.items():
@@ -210,19 +211,9 @@ class WindowSender(UnorderedActor, DataSender):  # type: ignore[misc]
                 self._credits[shard] = self.max_queue_size - int(call.value())
             if any(self._credits[shard] > 0 for shard in shards):
                 return True
-            if not self._paused(pause, give_up):
-                return False
-            pause = min(2 * pause, longest)
+            pause(seconds, give_up)
+            seconds = min(2 * seconds, longest)
         return False
-
-    def _paused(self, seconds: float, give_up: GiveUp) -> bool:
-        """Pauses, and returns True; False on `give_up`."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, LONGEST_POLL_SECONDS))
-            if give_up():
-                return False
-        return True
 
     def _ask_sizes(self, shards: Any) -> dict[int, ActorCall]:
         method = self.actor.get_queue_size

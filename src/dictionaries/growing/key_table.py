@@ -22,12 +22,11 @@ class KeyTable:
     """
 
     def __init__(self) -> None:
-        self._size = 0
         self._taken = 0  # removed keys included
         self._make_places(_LEAST_PLACES)
 
     def __len__(self) -> int:
-        return self._size
+        return int(np.count_nonzero(self._slots >= 0))
 
     def look_up(self, keys: Array) -> Array:
         """The slots of keys, int64[n]; -1 where a key has none.
@@ -55,7 +54,6 @@ class KeyTable:
         """
         if 2 * (self._taken + len(keys)) > len(self._slots):
             self._make_anew(len(keys))
-        self._size += len(keys)
         place = self._first_places(keys)
         while keys.size:
             here = self._slots[place]
@@ -70,7 +68,6 @@ class KeyTable:
 
     def remove(self, keys: Array) -> None:
         """Takes the slots away from keys that have one, uint64[n], all different."""
-        self._size -= len(keys)
         place = self._first_places(keys)
         while keys.size:
             is_found = (self._keys[place] == keys) & (self._slots[place] >= 0)
@@ -82,7 +79,7 @@ class KeyTable:
         """Makes places for more keys, and none for the removed ones."""
         is_key = self._slots >= 0
         keys, slots = self._keys[is_key], self._slots[is_key]
-        self._size = self._taken = 0
+        self._taken = 0
         self._make_places(max(_LEAST_PLACES, 1 << (_ROOM * (len(keys) + more) - 1).bit_length()))
         self.add(keys, slots)
 

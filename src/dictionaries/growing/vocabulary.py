@@ -100,18 +100,17 @@ class Vocabulary:
         self._key: Array = np.zeros(size, dtype=np.uint64)
         self._value: list[bytes] = [b""] * size
         self._slot_by_key: KeyTable | None = None  # made when it is first needed
-        self._assigned = 0
         self._never_used = 0  # slots from here on were never assigned
         self._freed: deque[int] = deque()
 
     def __len__(self) -> int:
         """How many values have an id."""
-        return self._assigned
+        return self._never_used - len(self._freed)
 
     @property
     def room(self) -> int:
         """How many ids are still free."""
-        return len(self._column) - self._never_used + len(self._freed)
+        return len(self._column) - len(self)
 
     def items(self) -> list[tuple[str, int]]:
         """(token, id) of every value that has an id; a token is ``C1_<value>``."""
@@ -197,7 +196,6 @@ class Vocabulary:
         self._used_at[change.used] = self.rows
         if self._slot_by_key is not None:
             self._slot_by_key.remove(self._key[change.freed])
-        self._assigned -= len(change.freed)
         self._column[change.freed] = _FREE
         self._freed.extend(change.freed.tolist())
 
@@ -233,7 +231,6 @@ class Vocabulary:
             self._value[slot] = value
         if self._slot_by_key is not None:
             self._slot_by_key.add(keys, slots)
-        self._assigned += len(slots)
 
     def _expired(self, used: Array) -> Array:
         """Assigned slots not in ``used``, and in none of the last ``expire_rows`` rows."""
