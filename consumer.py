@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,6 +11,7 @@ from src.channel.closing_rule import ClosingRule
 from src.config import ConfigError
 from src.consumer.counts import ConsumerCounts
 from src.consumer.flags import parse_consumer_flags
+from src.process.exit_handlers import exit_in_time
 from src.process.logs import configure_logging
 from src.process.memory import use_one_heap
 from src.process.stop import StopFlag, stop_on_signals
@@ -98,4 +98,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_in_time(main())

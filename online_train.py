@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.cluster.settings import client_settings
 from src.config import Config, ConfigError, load_config
+from src.process.exit_handlers import exit_in_time
 from src.process.logs import configure_logging, keep_stdout_for_ourselves
 from src.process.memory import collected_rarely, use_one_heap
 from src.process.stop import StopFlag, stop_on_signals
@@ -114,4 +114,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_in_time(main())

@@ -5,8 +5,10 @@ The engine's client is thread-safe: it uses futures and locks throughout.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -25,6 +27,7 @@ STORE_START_SECONDS = 15.0
 # A store call that is under way when the engine dies takes 70 s to fail. The client's native code
 # holds the interpreter meanwhile, so the whole process stands still.
 FREEZE_SECONDS = 75.0
+LEAVE_SECONDS = 20.0
 
 
 class ChannelError(RuntimeError):
@@ -110,10 +113,25 @@ def engine_is_lost() -> bool:
 
 
 def finalize() -> None:
-    """Leaves the engine, if this process ever joined it. Never raises; idempotent."""
+    """Leaves the engine, if this process ever joined it. Never raises; idempotent.
+
+    The engine's client waits for its own threads without a limit. So it does so in a thread that
+    need not end, and not once more at the exit.
+    """
     if not yr.is_initialized():
         return
     leaving()
+    atexit.unregister(yr.finalize)
+    thread = threading.Thread(target=_finalize, name="leaving-the-engine", daemon=True)
+    thread.start()
+    thread.join(LEAVE_SECONDS)
+    if thread.is_alive():
+        logger.warning(
+            "the engine's client did not end within %g s: it is left behind", LEAVE_SECONDS
+        )
+
+
+def _finalize() -> None:
     try:
         yr.finalize()
     except Exception as error:  # noqa: BLE001  (the process is ending: nothing else can be done)

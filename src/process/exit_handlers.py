@@ -1,12 +1,18 @@
-"""Two repairs: MindSpore 2.0.0 can crash a process at its very end, after all work is done."""
+"""The very end of a process, after all work is done: libraries can crash or hang it there."""
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import logging
 import os
 import sys
+import threading
 from typing import NoReturn
+
+logger = logging.getLogger(__name__)
+
+EXIT_SECONDS = 30.0
 
 
 def keep_modules_until_exit(package: str = "mindspore") -> None:
@@ -37,3 +43,26 @@ def exit_without_handlers(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def exit_in_time(code: int, seconds: float = EXIT_SECONDS) -> NoReturn:
+    """Ends the process like ``sys.exit``, by force if that takes too long.
+
+    Exit handlers and threads of libraries may wait for ever for a service that is gone. The program
+    has closed and saved all that is its own before it calls this.
+
+    Args:
+        code: The exit code.
+        seconds: How long the libraries have to end.
+    """
+    watch = threading.Timer(seconds, _exit_by_force, (code, seconds))
+    watch.daemon = True
+    watch.start()
+    sys.exit(code)
+
+
+def _exit_by_force(code: int, seconds: float) -> None:
+    """Says which threads have not ended, and ends the process."""
+    logger.warning("a library did not let the process end for %g s: ended by force", seconds)
+    faulthandler.dump_traceback()
+    exit_without_handlers(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,3 +65,16 @@ def test_store_that_is_just_starting_is_waited_for(
 
 def test_finalize_without_an_engine_does_nothing() -> None:
     finalize()
+
+
+def test_a_client_that_does_not_end_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The real client can't be made to hang at will.
+    hang = threading.Event()
+    client = SimpleNamespace(is_initialized=lambda: True, finalize=hang.wait)
+    monkeypatch.setattr(engine_module, "yr", client)
+    monkeypatch.setattr(engine_module, "LEAVE_SECONDS", 0.1)
+    finalize()
+    assert "did not end within 0.1 s" in caplog.text
+    hang.set()

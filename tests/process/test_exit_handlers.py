@@ -40,3 +40,32 @@ exit_without_handlers(3)
     assert done.returncode == 3
     assert done.stdout == "a line on stdout\n"
     assert "a line on stderr" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "hangs", ["atexit.register(hang)", "threading.Thread(target=hang).start()"]
+)
+def test_what_hangs_at_the_exit_is_named_and_ended_with_the_same_code(hangs: str) -> None:
+    program = f"""
+import atexit, logging, threading
+from src.process.exit_handlers import exit_in_time
+def hang():
+    threading.Event().wait()
+logging.basicConfig()
+{hangs}
+print("a line on stdout")
+exit_in_time(3, seconds=0.2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 3
+    assert done.stdout == "a line on stdout\n"
+    assert "ended by force" in done.stderr and "in hang" in done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_process_that_ends_by_itself_is_left_alone(code: int) -> None:
+    program = f"from src.process.exit_handlers import exit_in_time; exit_in_time({code})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20)
+    assert (done.returncode, done.stderr) == (code, b"")

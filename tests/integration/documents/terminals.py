@@ -160,7 +160,7 @@ class Terminals:
         assert process.poll() is None, self.output(process)
         pressed = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(LONG) == 0, self.output(process)
+        assert self._ended(process) == 0, self.output(process)
         assert time.monotonic() - pressed < within
 
     def close(self) -> None:
@@ -174,6 +174,14 @@ class Terminals:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> int:
+        """Its exit code; one that hangs says where, as SIGABRT has Python print its threads."""
+        try:
+            return process.wait(LONG)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGABRT)
+            return process.wait()
 
     def _launch(self, command: str) -> subprocess.Popen[bytes]:
         number = len(self.running)
@@ -213,6 +221,10 @@ class Terminals:
 
 
 def _environment() -> dict[str, str]:
-    """A shell's environment: no make around it, and no COLUMNS, which shells do not export."""
+    """A shell's environment: no make around it, and no COLUMNS, which shells do not export.
+
+    Python's fault handler is on, for ``press_ctrl_c``.
+    """
     ours = ("MAKE", "COLUMNS")
-    return {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    shell = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    return {**shell, "PYTHONFAULTHANDLER": "1"}
