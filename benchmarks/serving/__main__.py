@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flag = parser.add_argument
-    flag("--seconds", type=int, default=100, help="of each measurement (%(default)s)")
+    flag("--seconds", type=int, default=110, help="of each measurement (%(default)s)")
     flag("--rounds", type=int, default=2, help="measurements with and without swaps (%(default)s)")
     flag("--stream_rate", type=int, default=500, help="rows/s that are learnt (%(default)s)")
     flag("--fault_seconds", type=int, default=60, help="of load around each fault (%(default)s)")

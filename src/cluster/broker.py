@@ -27,6 +27,9 @@ REQUEST_MS = 5_000
 QUICK_REQUEST_MS = 1_000
 RETRY_SECONDS = 0.5
 PROBE_SECONDS = 1.0
+FETCH_BYTES = 8 << 10
+"""Where few rows come, the broker waits until it has so many bytes, or for `FETCH_WAIT_SECONDS`. A
+fetch of one row costs as much as one of a thousand."""
 FETCH_WAIT_SECONDS = 0.1  # a request for offsets queues up after a fetch at the stream's end
 
 REFUSALS = (AuthorizationError, SaslAuthenticationFailedError)  # no wait mends these
@@ -192,6 +195,7 @@ def _open_consumer(servers: ClientSettings, group_id: str, isolation_level: str)
         bootstrap_timeout_ms=10_000,
         max_poll_records=MAX_POLL_ROWS,
         max_partition_fetch_bytes=4 << 20,
+        fetch_min_bytes=FETCH_BYTES,
         fetch_max_wait_ms=int(1000 * FETCH_WAIT_SECONDS),
         reconnect_backoff_max_ms=1_000,
         request_timeout_ms=10_000,
