@@ -10,6 +10,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from examples.demo.plan import DemoError
 from examples.live.probes import Probe, Probes
 from src.process.stop import StopFlag
 
@@ -62,10 +63,16 @@ class SteadyFeed:
             flag: Ends it.
             rows: How many; None for all there are.
             has_probes: Whether there are probes among them.
+
+        Raises:
+            DemoError: No broker answers.
         """
         end = None if rows is None else self.sent + rows
         every = self._probe_every if has_probes else 0
-        producer = KafkaProducer(bootstrap_servers=self._servers, acks="all", linger_ms=2)
+        try:
+            producer = KafkaProducer(bootstrap_servers=self._servers, acks="all", linger_ms=2)
+        except KafkaError as error:
+            raise DemoError(f"no broker answers: {error}") from None
         try:
             due = time.monotonic()
             while not flag.is_set() and self.sent != end:

@@ -193,7 +193,7 @@ class WindowSender(UnorderedActor, DataSender):  # type: ignore[misc]
                 if "Out of memory" not in str(error):
                     raise ChannelError(f"channel {self._name}: {one_line(error)}") from error
             logger.debug("channel %s: the engine's store is full", self._name)
-            time.sleep(STORE_PAUSE_SECONDS)
+            pause(STORE_PAUSE_SECONDS, give_up)
         return None
 
     def _await_credit(self, shards: list[int], give_up: GiveUp) -> bool:
