@@ -13,7 +13,7 @@ from src.consumer.counts import ConsumerCounts
 from src.consumer.flags import parse_consumer_flags
 from src.process.exit_handlers import exit_in_time
 from src.process.logs import configure_logging
-from src.process.memory import use_one_heap
+from src.process.memory import keep_freed_memory, use_one_heap
 from src.process.stop import StopFlag, stop_on_signals
 
 logger = logging.getLogger("consumer")
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the consumer until it is stopped."""
     configure_logging()
     use_one_heap()
+    keep_freed_memory()
     try:
         arguments = parse_args(argv)
     except ConfigError as error:

@@ -14,7 +14,7 @@ from src.cluster.settings import client_settings
 from src.config import Config, ConfigError, load_config
 from src.process.exit_handlers import exit_in_time
 from src.process.logs import configure_logging, keep_stdout_for_ourselves
-from src.process.memory import collected_rarely, use_one_heap
+from src.process.memory import collected_rarely, keep_freed_memory, use_one_heap
 from src.process.stop import StopFlag, stop_on_signals
 from src.ranks.placement import RankError, Role, find_placement
 
@@ -92,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the trainer until it is stopped."""
     configure_logging()
     use_one_heap()
+    keep_freed_memory()
     try:
         config = parse_args(argv)
         client_settings(config.bootstrap_servers, config.kafka_config).log_notes(logger)

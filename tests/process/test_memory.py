@@ -44,6 +44,30 @@ def test_afterwards_all_is_as_before() -> None:
     assert (gc.get_threshold(), gc.get_freeze_count()) == (before[0], 0)
 
 
+FAULTS_OF_FREED_ARRAYS = """
+import resource, sys
+import numpy as np
+from src.process.memory import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def work():
+    return [np.ones(8 << 20, np.uint8) for _ in range(5)]
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    def faults(state: str) -> int:
+        command = [sys.executable, "-c", FAULTS_OF_FREED_ARRAYS, state]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert faults("kept") < 500 < 20_000 < faults("given back")
+
+
 HEAPS_OF_FOUR_THREADS = """
 import ctypes, sys, threading
 from src.process.memory import use_one_heap
