@@ -47,8 +47,8 @@ def keep_freed_memory() -> None:
     """Has the C library keep up to 64 MB of freed memory for what is allocated next.
 
     glibc gives the end of its heap back to the kernel, and takes it anew for the next window or
-    batch. Each page then costs a fault: a twelfth of the time of an adaptive step. An array of 32 MB and
-    more still has memory of its own, which goes back at once.
+    batch. Each page then costs a fault: a twelfth of the time of an adaptive step. An array of 32
+    MB and more still has memory of its own, which goes back at once.
     """
     _set_malloc(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     _set_malloc(_M_MMAP_THRESHOLD, _LARGE_BYTES)
