@@ -37,8 +37,7 @@ def use_one_heap() -> None:
     """Lets all threads started from here on share the main thread's heap.
 
     glibc gives threads heaps of their own. What one thread frees there, the others can't use. The
-    freed pieces of a consumer grew to twice the memory in use, and did not stop growing. Where the
-    C library is another one, nothing is done.
+    freed pieces of a consumer grew to twice the memory in use, and did not stop growing.
     """
     _set_malloc(_M_ARENA_MAX, 1)
 
@@ -55,6 +54,7 @@ def keep_freed_memory() -> None:
 
 
 def _set_malloc(option: int, value: int) -> None:
+    """Sets an option of glibc's; where the C library is another one, nothing is done."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         set_option(option, value)
