@@ -22,6 +22,7 @@ from benchmarks.stages.train_step import (
     numbers_of,
     peer_steps,
     timed_steps,
+    with_bound_workers,
 )
 from benchmarks.step_limit import cross_lines, optimizer_bytes
 from src.config import Config, load_config
@@ -46,7 +47,7 @@ def run(settings: Settings) -> list[Result]:
     step.set_train()
     with peer_steps(settings, "adaptive", step.step.model, model_config, batches) as peer:
         losses = numbers_of(step, batches[:EQUAL_STEPS], READ)
-        ways = {"ours": timed_steps(step, batches, READ)}
+        ways = {"ours": with_bound_workers(timed_steps(step, batches, READ))}
         moved = moved_bytes(model_config, rows)
         name = "train_step_adaptive"
         return [measured(name, settings, ways, model_config, moved, peer, losses)]

@@ -33,6 +33,7 @@ from benchmarks.timing import Way, alternate, seconds_of
 from examples.services.common import HOST
 from src.config import load_config
 from src.model.model_config import ModelConfig
+from src.model.workers import bind_workers
 from src.process.ports import free_port
 from src.stream.position import Position
 from src.trainer.callbacks import LedgerCallBack, LossCallBack, TrainingProgress
@@ -251,6 +252,7 @@ def _measure(config: ModelConfig, settings: Settings, title: str) -> dict[str, f
     network = own_step(config, SEED)
     bare = unwatched(network, batches)
     bare.run(1)  # it compiles
+    bind_workers()  # as the trainer does
     step_seconds = seconds_of(lambda: bare.run(TIMED_STEPS)) / TIMED_STEPS
     with watched(network, batches, folder, steps_between_scrapes(step_seconds)) as observed:
         ways = {"without": _timed_step(bare), "with": _timed_step(observed)}

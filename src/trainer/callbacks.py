@@ -20,6 +20,7 @@ from mindspore.train import CheckpointConfig, ModelCheckpoint
 from src.checkpoints.store import CheckpointStore
 from src.checkpoints.unit_writer import UnitWriter
 from src.dictionaries.growing.vocabulary import Change
+from src.model.workers import bind_workers
 from src.process.output import OutputError, say
 from src.process.stop import StopFlag
 from src.stream.position import Position
@@ -310,6 +311,20 @@ class StreamCheckpoint(ModelCheckpoint):  # type: ignore[misc]
                 return
             finally:
                 self._outside_steps.release()
+
+
+class WorkersCallBack(ms.Callback):  # type: ignore[misc]
+    """Binds MindSpore's workers to CPUs after the first step, with which they have come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_first = True
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        """Binds them once."""
+        if self._is_first:
+            self._is_first = False
+            bind_workers()
 
 
 class StopCallBack(ms.Callback):  # type: ignore[misc]

@@ -23,11 +23,12 @@ from src.checkpoints.unit import CheckpointError, newest_unit, read_unit
 from src.cluster.access import AccessError
 from src.config import load_config
 from src.dictionaries.oov import UnknownValues
+from src.model.workers import workers_by_thread
 from src.process.arrays import Array
 from src.process.stop import StopFlag
 from src.rows.criteo import CATEGORICAL_SIZE
 from src.stream.position import Commit, Position
-from src.trainer import consumer_link
+from src.trainer import callbacks, consumer_link
 from src.trainer.callbacks import LedgerCallBack, LossCallBack, NonFiniteLoss
 from src.trainer.reporting import restored_metrics
 from src.trainer.service import run_to_the_end
@@ -251,6 +252,16 @@ def test_a_stop_while_the_folders_owner_is_watched_is_a_clean_end(topic: MemoryT
     flag.set("SIGTERM")
     assert run_to_the_end(config, train, lambda: Trainer(config, flag)) == 0
     assert (folder / OWNER).exists()
+
+
+def test_mindspores_workers_are_bound_once_and_when_they_exist(
+    topic: MemoryTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(callbacks, "bind_workers", lambda: found.append(len(workers_by_thread())))
+    run(3)
+    assert len(found) == 1
+    assert found[0] >= 2
 
 
 def test_two_trainers_on_one_folder(topic: MemoryTopic, caplog: pytest.LogCaptureFixture) -> None:
