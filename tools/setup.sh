@@ -151,7 +151,7 @@ compile_native_code() {
   native_is_ready && return
   say "compiling ${NATIVE_SOURCES[*]}"
   mkdir -p "${NATIVE_LIBRARY%/*}"
-  g++ -O3 -fno-math-errno -shared -fPIC -o "$NATIVE_LIBRARY.new" "${NATIVE_SOURCES[@]}"
+  g++ -O3 -fno-math-errno -pthread -shared -fPIC -o "$NATIVE_LIBRARY.new" "${NATIVE_SOURCES[@]}"
   mv "$NATIVE_LIBRARY.new" "$NATIVE_LIBRARY" # a trainer may have the old one loaded
   write_stamp native "${NATIVE_FILES[@]}"
 }

@@ -240,14 +240,15 @@ class TableAdagrad(nn.Cell):  # type: ignore[misc]
 
 
 class NativeRows(nn.Cell):  # type: ignore[misc]
-    """``touched_rows`` of both optimizers as one operator, with the sums over equal ids.
+    """The update of both optimizers as one operator, with the sums over equal ids.
 
     Args:
         ftrl: The optimizer of the wide weights.
         table: That of the embedding table.
+        every: Whether it moves every row and not only those touched; Adam alone can.
     """
 
-    def __init__(self, ftrl: Ftrl, table: TableAdam | TableAdagrad) -> None:
+    def __init__(self, ftrl: Ftrl, table: TableAdam | TableAdagrad, every: bool) -> None:
         super().__init__()
         wide = (ftrl.wide_weight, ftrl.accumulator[0], ftrl.linear[0])
         self.rows = ParameterTuple((*wide, table.table, *(state for state, _ in table.row_state())))
@@ -255,6 +256,7 @@ class NativeRows(nn.Cell):  # type: ignore[misc]
         settings = [ftrl.lr, WIDE_L1, WIDE_L2, table.lr]
         if isinstance(table, TableAdam):
             settings += [ADAM_BETA1, ADAM_BETA2, ADAM_EPS / table.unit]
+            settings += [table.unit, float(table.has_l2)] if every else []
         self.settings = Tensor(np.array(settings, np.float32))
         names = ["wide_weight", "wide_accumulator", "wide_linear", "table", "first", "second"]
         inputs = dict.fromkeys(names if self.is_adam else names[:-1], REAL)
@@ -262,7 +264,9 @@ class NativeRows(nn.Cell):  # type: ignore[misc]
         powers = ("beta1_power", "beta2_power") if self.is_adam else ()
         inputs |= dict.fromkeys((*powers, "settings"), REAL)
         name = "LearnRowsByAdam" if self.is_adam else "LearnRowsByAdagrad"
-        self.learn = native_operator(name, inputs, WHOLE, lambda *shapes: (1,))
+        if every:
+            name = "LearnEveryRowByAdam"
+        self.learn = native_operator(name, inputs, REAL if every else WHOLE, lambda *shapes: (1,))
 
     def construct(
         self,
@@ -270,9 +274,14 @@ class NativeRows(nn.Cell):  # type: ignore[misc]
         ids: Tensor,
         wide_gradient: Tensor,
         table_gradient: Tensor,
-    ) -> Done:
-        """Move the rows at `ids` [n] by gradients [n, 1] and [n, e], per occurrence."""
+    ) -> Tensor:
+        """Move the rows at `ids` [n] by gradients [n, 1] and [n, e], per occurrence.
+
+        Returns:
+            What the operator tells, [1]: how many ids are distinct. Where it moves every row, half
+            the sum of the table's squares before.
+        """
         gradients = (ids, wide_gradient, table_gradient)
         if self.is_adam:
-            return (self.learn(*self.rows, *gradients, *powers, self.settings),)
-        return (self.learn(*self.rows, *gradients, self.settings),)
+            return self.learn(*self.rows, *gradients, *powers, self.settings)
+        return self.learn(*self.rows, *gradients, self.settings)

@@ -56,8 +56,10 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         is_adam = config.table_optimizer == "adam"
         self.table = TableAdam(self.model, network.l2_coef) if is_adam else TableAdagrad(self.model)
         self.native_rows = (
-            NativeRows(self.ftrl, self.table) if self.sparse and is_native() else None
+            NativeRows(self.ftrl, self.table, not self.sparse) if is_native() else None
         )
+        # It sums up the squares of the table's L2 term while it moves the table.
+        self.l2_comes_with_update = self.native_rows is not None and not self.sparse
         self.sum_over_duplicates = SumOverDuplicates()
         self.hyper_map = ops.HyperMap()
         weights = ParameterTuple((self.model.wide_bias, *self.adam.layers))
@@ -86,10 +88,14 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         id, wide_rows, deep_rows, gradients, wide_loss, logit = self.whole_batch(  # noqa: A001
             id, wide_rows, deep_rows, gradients, wide_loss, logit
         )
-        deep_loss = self.network.deep_loss(wide_loss)
+        deep_loss = wide_loss
+        if not self.l2_comes_with_update:
+            deep_loss = self.network.deep_loss(wide_loss)
         # From here on parameters change in place: every read must come before.
         id = ops.depend(id, (deep_loss, gradients))  # noqa: A001
         done = self.update(id.reshape(-1), wide_rows, deep_rows, self.unscaled(gradients))
+        if self.l2_comes_with_update:
+            deep_loss = self.network.with_l2(wide_loss, done[-1].reshape(()))
         return ops.depend(wide_loss, done), deep_loss, logit
 
     def row_state(self) -> list[tuple[Parameter, float]]:
@@ -148,7 +154,7 @@ class TrainStepWrap(nn.Cell):  # type: ignore[misc]
         done = self.ftrl.bias(weight_gradients[0])
         done += self.adam.dense_layers(powers, weight_gradients[1:])
         if self.native_rows is not None:
-            done += self.native_rows(powers, ids, wide_gradient, deep_gradient)
+            done += (self.native_rows(powers, ids, wide_gradient, deep_gradient),)
         elif self.sparse:
             wide_sum, deep_sum = self.sum_over_duplicates(ids, wide_gradient, deep_gradient)
             done += self.ftrl.touched_rows(ids, wide_rows, wide_sum)

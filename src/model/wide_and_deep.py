@@ -243,7 +243,11 @@ class NetWithLossClass(nn.Cell):  # type: ignore[misc]
         """wide_loss with the embedding table's L2 term on top; []."""
         if self.l2_coef == 0.0:
             return wide_loss
-        return wide_loss + self.l2_coef * self.half_squared_norm(self.network.embedding_table)
+        return self.with_l2(wide_loss, self.half_squared_norm(self.network.embedding_table))
+
+    def with_l2(self, wide_loss: Tensor, half_squared_norm: Tensor) -> Tensor:
+        """wide_loss with the L2 term of a table whose half squared norm is known; []."""
+        return wide_loss + self.l2_coef * half_squared_norm
 
 
 class PredictWithSigmoid(nn.Cell):  # type: ignore[misc]

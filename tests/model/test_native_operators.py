@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ CONFIG = dataclasses.replace(
     table_learning_rate=0.01,
     fills_batches=True,
 )
-WAYS = [
+WAYS: list[dict[str, Any]] = [
     {"table_optimizer": "adam"},
     {"table_optimizer": "adagrad"},
     {"table_optimizer": "adagrad", "deep_pairs": True},
     {"table_optimizer": "adam", "deep_pairs": True, "emb_dim": 16},
     {"table_optimizer": "adam", "deep_pairs": True, "emb_dim": 37},
+    {"table_optimizer": "adam", "sparse": False},
+    {"table_optimizer": "adam", "sparse": False, "l2_coef": 0.1, "emb_dim": 37},
+    {"table_optimizer": "adam", "sparse": False, "l2_coef": 0.0, "emb_dim": 16},
 ]
+DENSE = WAYS[6]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -102,7 +107,7 @@ def test_training_is_that_of_mindspores_operators(
         assert moved <= 1e-4 * np.linalg.norm(values) + 1e-6, name
 
 
-@pytest.mark.parametrize("way", WAYS[1:3], ids=["adagrad", "pairs"])
+@pytest.mark.parametrize("way", [WAYS[1], WAYS[2], DENSE], ids=["adagrad", "pairs", "dense"])
 def test_the_same_batches_give_the_same_weights_bit_by_bit(way: dict[str, Any]) -> None:
     config = dataclasses.replace(CONFIG, **way)
     first, again = trained(made(config))[1], trained(made(config))[1]
@@ -118,6 +123,21 @@ def test_rows_of_other_ids_stay_as_they_are_to_the_last_bit() -> None:
     for each, _ in step.row_state():
         moved = np.flatnonzero((before[each.name] != each.asnumpy()).any(axis=1))
         assert moved.size and np.isin(moved, touched).all(), each.name
+
+
+def test_a_dense_step_is_the_same_on_one_cpu_and_on_several_bit_by_bit() -> None:
+    config = dataclasses.replace(CONFIG, **DENSE)
+    losses, weights = trained(made(config))
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        losses_on_one, weights_on_one = trained(made(config))
+    finally:
+        os.sched_setaffinity(0, cpus)
+    for one, other in zip(losses, losses_on_one):
+        np.testing.assert_array_equal(one, other)
+    for name, values in weights.items():
+        np.testing.assert_array_equal(values, weights_on_one[name], err_msg=name)
 
 
 @pytest.mark.parametrize("width", [1, 5, 16, 33])
