@@ -1,4 +1,4 @@
-"""MindSpore's .ckpt files, written from arrays and read into arrays without copies in between.
+"""MindSpore's .ckpt files: arrays are written, and read into, with no whole copy in between.
 
 A file is a chain of protobuf messages, one for each entry (``checkpoint.proto`` of MindSpore): its
 name, dimensions, type and content. ``mindspore.load_checkpoint`` parses the chain as one message,
@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import BinaryIO, Optional
 
 import numpy as np
-from crc32c import crc32c
 
+from src.checkpoints.uncached_file import new_uncached_file
 from src.process.arrays import Array
 
-CHUNK_BYTES = 1 << 24
 _DTYPES = {
     f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits}")
     for kind, sizes in (
@@ -73,19 +72,13 @@ def write_ckpt(path: Path, entries: Mapping[str, Array]) -> Written:
     Raises:
         OSError: It can't be written.
     """
-    size = checksum = 0
-    with open(path, "xb") as file:
+    with new_uncached_file(path) as file:
         for name, array in entries.items():
-            for data in (_header(name, array), _bytes_of(np.ascontiguousarray(array))):
-                for begin in range(0, len(data), CHUNK_BYTES):
-                    chunk = data[begin : begin + CHUNK_BYTES]
-                    file.write(chunk)
-                    checksum = crc32c(chunk, checksum)
-                    size += len(chunk)
-        file.flush()
-        os.fchmod(file.fileno(), stat.S_IRUSR)
-        os.fsync(file.fileno())
-    return Written(size, checksum)
+            file.append(np.frombuffer(_header(name, array), np.uint8))
+            file.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        path.chmod(stat.S_IRUSR)
+        file.finish()
+    return Written(file.bytes, file.checksum)
 
 
 def read_ckpt(path: Path, place: Place) -> None:
@@ -128,7 +121,7 @@ def _bytes_of(array: Array) -> memoryview:
 # --- messages: Checkpoint(value=Value(name, tensor=Tensor(dimensions, type, content))) ---
 
 
-def _header(name: str, array: Array) -> memoryview:
+def _header(name: str, array: Array) -> bytes:
     """All of an entry's message that comes before its content."""
     # A scalar's dimension is 0 in these files.
     dimensions = b"".join(_number(_DIMENSION) + _number(size) for size in array.shape or (0,))
@@ -138,7 +131,7 @@ def _header(name: str, array: Array) -> memoryview:
     tensor = _number(_TENSOR) + _number(len(before) + array.nbytes) + before
     encoded = name.encode()
     value = _number(_NAME) + _number(len(encoded)) + encoded + tensor
-    return memoryview(_number(_VALUE) + _number(len(value) + array.nbytes) + value)
+    return _number(_VALUE) + _number(len(value) + array.nbytes) + value
 
 
 def _number(value: int) -> bytes:
