@@ -272,15 +272,15 @@ def totals_of(logit: Array, is_click: Array) -> Totals:
 
 
 def encode_state(state: Mapping[str, Array]) -> str:
-    """Arrays as text that JSON can hold: base64 of a lightly compressed ``.npz``."""
+    """Arrays as text that JSON can hold: base64 of a ``.npz`` with a checksum."""
     packed = io.BytesIO()
-    np.savez(packed, **dict(state))
-    # Logits hardly compress at all, so a higher level than 1 only costs time.
-    return base64.b64encode(zlib.compress(packed.getvalue(), 1)).decode()
+    np.savez(packed, **_smaller(state))
+    # Level 0: logits hardly compress at all, and trying took most of a checkpoint's time here.
+    return base64.b64encode(zlib.compress(packed.getvalue(), 0)).decode()
 
 
 def decode_state(text: str) -> dict[str, Array]:
-    """Reads what ``encode_state`` wrote.
+    """Reads what ``encode_state`` wrote, in this version or before.
 
     Raises:
         ValueError: The text is something else.
@@ -288,9 +288,35 @@ def decode_state(text: str) -> dict[str, Array]:
     try:
         packed = io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True)))
         with np.load(packed, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            return _as_before({name: file[name] for name in file.files})
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(f"not a state of the metrics: {error}") from None
+
+
+def _smaller(state: Mapping[str, Array]) -> dict[str, Array]:
+    """The state in fewer bytes: places by their distances, labels as bits."""
+    packed = dict(state)
+    if "place" in packed:
+        packed["distance"] = _in_fewest_bytes(np.diff(packed.pop("place"), prepend=0))
+    if "count" in packed:
+        packed["count"] = _in_fewest_bytes(packed["count"])
+    if "label" in packed:
+        packed["label_bits"] = np.packbits(packed.pop("label"))
+    return packed
+
+
+def _as_before(packed: dict[str, Array]) -> dict[str, Array]:
+    """The state of which ``_smaller`` made this; one that never was smaller stays as it is."""
+    if "distance" in packed:
+        packed["place"] = np.cumsum(packed.pop("distance"), dtype=np.int64)
+    if "label_bits" in packed:
+        bits = np.unpackbits(packed.pop("label_bits"), count=len(packed["logit"]))
+        packed["label"] = bits.astype(bool)
+    return packed
+
+
+def _in_fewest_bytes(numbers: Array) -> Array:
+    return numbers.astype(np.min_scalar_type(numbers.max(initial=0)))
 
 
 def bin_of(logit: Array) -> Array:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -135,6 +138,20 @@ def test_state_goes_on_exactly_through_json() -> None:
     assert_same(after.window(), unbroken.window())
     assert after.since_start().scores().rows == 1300
     assert unbroken.since_start().scores().rows == 3000
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3000])
+def test_a_state_comes_back_as_it_was_also_from_checkpoints_of_earlier_versions(rows: int) -> None:
+    state = counted(*clicks_and_logits(rows, -1.0, 0.5), window_rows=777).state()
+    packed = io.BytesIO()
+    np.savez(packed, **state)
+    earlier = base64.b64encode(zlib.compress(packed.getvalue(), 1)).decode()
+    for text in (encode_state(state), earlier):
+        decoded = decode_state(text)
+        assert decoded.keys() == state.keys()
+        for name, values in state.items():
+            np.testing.assert_array_equal(decoded[name], values, err_msg=name)
+    assert decode_state(encode_state(state))["label"].dtype == bool
 
 
 @pytest.mark.parametrize("window_rows", [50, 400])
