@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Callable
 
+import numpy as np
 from tqdm import tqdm
 
 Way = Callable[[], float]
@@ -48,6 +49,16 @@ def alternate(
 def medians(measured: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The median measurement of each way."""
     return {name: float(statistics.median(values)) for name, values in measured.items()}
+
+
+def typical_mean(values: Sequence[float], size: int) -> float:
+    """The mean of a round in which each place holds its median over all rounds.
+
+    Args:
+        values: Round after round.
+        size: Values in a round.
+    """
+    return float(np.median(np.reshape(values, (-1, size)), axis=0).mean())
 
 
 def seconds_of(call: Callable[[], object]) -> float:

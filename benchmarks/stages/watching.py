@@ -29,7 +29,7 @@ from benchmarks.processes.scraper import Scraper
 from benchmarks.report import Result
 from benchmarks.settings import Settings
 from benchmarks.stages.train_step import EQUAL_STEPS, SEED, Batches
-from benchmarks.timing import Way, alternate, seconds_of
+from benchmarks.timing import Way, alternate, seconds_of, typical_mean
 from examples.services.common import HOST
 from src.config import load_config
 from src.model.model_config import ModelConfig
@@ -274,13 +274,3 @@ def check_equal(config: ModelConfig, batches: Batches, folder: Path) -> None:
 def _timed_step(steps: Loop | Watched) -> Way:
     """One step, milliseconds."""
     return lambda: 1e3 * seconds_of(lambda: steps.run(1))
-
-
-def typical_mean(values: Sequence[float], size: int) -> float:
-    """The mean of a round in which each place holds its median over all rounds.
-
-    Args:
-        values: Round after round.
-        size: Values in a round.
-    """
-    return float(np.median(np.reshape(values, (-1, size)), axis=0).mean())

@@ -7,7 +7,7 @@ from typing import Callable
 
 import pytest
 
-from benchmarks.timing import alternate, medians, rate_of, seconds_of
+from benchmarks.timing import alternate, medians, rate_of, seconds_of, typical_mean
 
 
 def recorder(name: str, calls: list[str], values: list[float]) -> Callable[[], float]:
@@ -41,6 +41,11 @@ def test_no_round_at_all_is_refused() -> None:
 
 def test_the_median_is_deaf_to_one_slow_round() -> None:
     assert medians({"a": [1, 2, 100], "b": [3, 5]}) == {"a": 2, "b": 4}
+
+
+def test_one_slow_step_counts_for_nothing_and_what_each_round_does_counts() -> None:
+    rounds = [[1, 2, 30], [1, 900, 30], [1, 2, 30]]
+    assert typical_mean(sum(rounds, []), 3) == 11
 
 
 def test_a_call_is_timed_and_its_rate_is_amount_over_time() -> None:

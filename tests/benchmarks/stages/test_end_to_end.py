@@ -8,7 +8,7 @@ import pytest
 from benchmarks.processes.pipelines import Losses
 from benchmarks.stages import end_to_end_adaptive
 from benchmarks.stages.end_to_end import (
-    AROUND_CHECKPOINT,
+    AROUND_CHECKPOINTS,
     SKIPPED_STEPS,
     OwnRun,
     busy_share,
@@ -33,11 +33,11 @@ def test_busy_share_is_the_part_of_the_time_inside_steps(tmp_path: Path) -> None
 
 
 def run_of(seconds: float, checkpoint_seconds: float = 0.0) -> OwnRun:
-    """A run whose steps take so long, and the 100th so much longer."""
+    """A run whose steps take so long, and each 100th so much longer."""
     losses = Losses()
     now = 0.0
-    for step in range(1, AROUND_CHECKPOINT[1] + 1):
-        now += seconds + (checkpoint_seconds if step == 100 else 0)
+    for step in range(1, AROUND_CHECKPOINTS[1] + 1):
+        now += seconds + (checkpoint_seconds if step % 100 == 0 else 0)
         losses.times.append(now)
         losses.wide.append(1 / step)
     return OwnRun(losses, busy=1.0)

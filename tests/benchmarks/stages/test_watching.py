@@ -20,7 +20,6 @@ from benchmarks.stages.watching import (
     KnownBatches,
     check_equal,
     steps_between_scrapes,
-    typical_mean,
     unwatched,
     watched,
 )
@@ -99,11 +98,6 @@ def test_the_ledger_gives_each_batch_its_labels_again_and_again(batches: Batches
         record = ledger.next_batch()
         np.testing.assert_array_equal(record.labels, batches[number % 3][2].asnumpy().ravel())
         assert (record.rows, record.oov.shape) == (10, (10,))
-
-
-def test_one_slow_step_counts_for_nothing_and_what_each_round_does_counts() -> None:
-    rounds = [[1, 2, 30], [1, 900, 30], [1, 2, 30]]
-    assert typical_mean(sum(rounds, []), 3) == 11
 
 
 @pytest.mark.parametrize(
