@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from src.cluster.settings import client_settings
 from src.config import Config, ConfigError, load_config
+from src.model.quick_import import leave_out_ascend
 from src.process.exit_handlers import exit_in_time
 from src.process.logs import configure_logging, keep_stdout_for_ourselves
 from src.process.memory import collected_rarely, keep_freed_memory, use_one_heap
 from src.process.stop import StopFlag, stop_on_signals
-from src.ranks.placement import RankError, Role, find_placement
+from src.ranks.placement import RankError, Role, cpu_is_meant, find_placement
 
 if TYPE_CHECKING:
     from src.trainer.trainer import Trainer
@@ -104,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop_on_signals(flag, placement.stop_signals)
     keep_stdout_for_ourselves()
     is_alone = placement.role is Role.ALONE
+    if cpu_is_meant(config.device_target):
+        leave_out_ascend()
     with collected_rarely():  # MindSpore takes seconds to import, and --help should not
         if is_alone:
             from src.trainer.service import run_trainer

@@ -19,18 +19,28 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import initializer
+from mindspore.common.initializer import Normal, _numpy_seed, _random_normal, initializer
 
 from src.features.field_pairs import PAIR_SCALE
 from src.model.model_config import ACTIVATIONS, ModelConfig, computes_in_float16
 from src.model.native_operators import REAL, is_native, native_operator
+from src.process.arrays import Array
 
 # ---------------------------------------------------------------------------------------------
 # Forward pass
 
 
+class InPlaceNormal(Normal):  # type: ignore[misc]
+    """MindSpore's "normal", number for number, without an array of its own that is then copied."""
+
+    def _initialize(self, arr: Array) -> None:
+        _random_normal(_numpy_seed(), arr, self.mean, self.sigma)
+
+
 def _initial(name: str, shape: Sequence[int]) -> Tensor:
     """An initial float32 value; the fan-based initializers know no fan of a vector: zeros there."""
+    if name == "normal":
+        return initializer(InPlaceNormal(), shape, ms.float32)
     fan_based = name.startswith(("xavier", "he_"))
     return initializer("zeros" if fan_based and len(shape) < 2 else name, shape, ms.float32)
 

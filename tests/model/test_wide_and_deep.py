@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from mindspore import Tensor, nn
+from mindspore.common.initializer import initializer
 
 from benchmarks.documented.step import DOCUMENTED_CONFIG, documented_step, own_step, random_batch
 from src.model import model_config, train_step, wide_and_deep
@@ -123,6 +124,15 @@ def test_each_initializer_fills_every_parameter(name: str) -> None:
     matrices = {p.name for p in model.trainable_params() if p.ndim > 1}
     assert (filled >= matrices) == (name != "zeros")
     assert all(np.isfinite(p.asnumpy()).all() for p in model.trainable_params())
+
+
+def test_normal_is_mindspores_own_number_for_number() -> None:
+    ms.set_seed(5)
+    wanted = [initializer("normal", (40, 3), ms.float32).init_data().asnumpy() for _ in range(2)]
+    ms.set_seed(5)
+    for numbers in wanted:
+        own = wide_and_deep._initial("normal", (40, 3)).init_data().asnumpy()
+        np.testing.assert_array_equal(own, numbers)
 
 
 def test_normal_has_the_documented_sigma_in_weights_biases_and_tables() -> None:
