@@ -111,10 +111,12 @@ class _Batches:
 
     Attributes:
         place: int64[rows], places in the flattened ``Totals.counts``.
-        sums: float64[batches, 2], log loss and predicted clicks of each.
+        by_row: float64[2, rows], log loss and predicted clicks of each row.
+        sums: float64[batches, 2], the same of each batch.
     """
 
     place: Array
+    by_row: Array
     sums: Array
 
     @staticmethod
@@ -126,15 +128,61 @@ class _Batches:
         loss = np.log1p(odds) + size * ((x > 0) != is_click)
         probability = np.where(x > 0, 1.0, odds) / (1.0 + odds)
         by_row = np.stack((loss, probability))
-        sums = np.add.reduceat(by_row, first_rows, axis=1) if x.size else np.zeros((2, 0))
-        return _Batches(bin_of(x) + BINS * is_click, sums.T)
+        return _Batches(bin_of(x) + BINS * is_click, by_row, _sums_of(by_row, first_rows).T)
+
+
+def _sums_of(by_row: Array, first_rows: Sequence[int] = (0,)) -> Array:
+    """The sums of each batch, float64[2, batches], from float64[2, rows] and the first rows."""
+    return np.add.reduceat(by_row, first_rows, axis=1) if by_row.size else np.zeros((2, 0))
+
+
+class _NewestRows:
+    """The newest rows, each with all that the scores need of it.
+
+    Args:
+        size: How many rows are kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._logit = np.zeros(size, dtype=np.float32)  # rings, all of them
+        self._is_click = np.zeros(size, dtype=bool)
+        self._place = np.zeros(size, dtype=np.int32)
+        self._by_row = np.zeros((2, size), dtype=np.float64)
+        self._held = 0
+        self._next = 0
+
+    def keep(self, logit: Array, is_click: Array, batches: _Batches) -> None:
+        """Replaces the oldest rows by these, in float32[rows] and bool[rows]."""
+        size = len(self._logit)
+        kept = slice(-size, None)
+        logit = logit[kept]
+        ring = (self._next + np.arange(len(logit))) % size
+        self._logit[ring], self._is_click[ring] = logit, is_click[kept]
+        self._place[ring], self._by_row[:, ring] = batches.place[kept], batches.by_row[:, kept]
+        self._next = (self._next + len(logit)) % size
+        self._held = min(self._held + len(logit), size)
+
+    def rows(self) -> tuple[Array, Array]:
+        """(logit float32[held], is_click bool[held]), oldest first; copies."""
+        return self._oldest_first(self._logit), self._oldest_first(self._is_click)
+
+    def totals(self) -> Totals:
+        """Their totals; summed up oldest first, so that they are the same after a restart."""
+        counts = np.bincount(self._oldest_first(self._place), minlength=2 * BINS)
+        sums = _sums_of(self._oldest_first(self._by_row)).sum(axis=1)
+        return Totals(counts.reshape(2, BINS), sums)
+
+    def _oldest_first(self, ring: Array) -> Array:
+        first, end = self._next - self._held, self._next
+        parts = [slice(first, end)] if first >= 0 else [slice(first, None), slice(end)]
+        return np.concatenate([ring[..., part] for part in parts], axis=-1)
 
 
 class ProgressiveMetrics:
     """Scores of the rows seen so far, over the whole life, the newest rows and since the start.
 
-    The newest rows are kept as they are, 5 bytes each, and leave the window one by one. The
-    window's scores are computed anew each time, so no rounding error adds up over a long stream.
+    The newest rows are kept one by one, 25 bytes each, and leave the window one by one. The
+    window's totals are summed up anew each time, so no rounding error adds up over a long stream.
 
     Args:
         window_rows: How many rows the sliding window holds.
@@ -145,10 +193,7 @@ class ProgressiveMetrics:
             raise ValueError(f"window_rows is {window_rows}, but must be at least 1")
         self._life = Totals()
         self._since_start = Totals()
-        self._logits = np.zeros(window_rows, dtype=np.float32)  # a ring
-        self._labels = np.zeros(window_rows, dtype=bool)
-        self._held = 0
-        self._next = 0
+        self._newest = _NewestRows(window_rows)
         self._waiting: list[tuple[Array, Array]] = []
         self._rows_waiting = 0
         self._counting = threading.Lock()  # two threads may ask for scores between two steps
@@ -185,12 +230,13 @@ class ProgressiveMetrics:
 
     def window(self) -> Totals:
         """Totals of the newest rows."""
-        return totals_of(*self.newest())
+        self._count_waiting()
+        return self._newest.totals()
 
     def newest(self) -> tuple[Array, Array]:
         """(logit float32[held], is_click bool[held]) of the newest rows, oldest first; copies."""
         self._count_waiting()
-        return self._newest()
+        return self._newest.rows()
 
     def state(self) -> dict[str, Array]:
         """What ``from_state`` needs to go on exactly; without the rows since the start.
@@ -201,7 +247,7 @@ class ProgressiveMetrics:
             float32[held] and ``label`` bool[held], the newest rows, oldest first.
         """
         self._count_waiting()
-        logit, is_click = self._newest()
+        logit, is_click = self._newest.rows()
         place = np.flatnonzero(self._life.counts)
         return {
             "bins": np.array([BINS]),
@@ -227,7 +273,8 @@ class ProgressiveMetrics:
                 raise ValueError(f"the state has {int(state['bins'][0])} bins, expected {BINS}")
             metrics._life.counts.reshape(-1)[state["place"]] = state["count"]
             metrics._life.sums[:] = state["sums"]
-            metrics._keep(state["logit"], state["label"])
+            logit, is_click = state["logit"], state["label"]
+            metrics._newest.keep(logit, is_click, _Batches.of(logit, is_click))
         except (KeyError, IndexError) as error:
             raise ValueError(f"not a state of the metrics: {error}") from None
         return metrics
@@ -243,25 +290,7 @@ class ProgressiveMetrics:
             batches = _Batches.of(logit, is_click, [0, *itertools.accumulate(sizes[:-1])])
             self._life.add(batches)
             self._since_start.add(batches)
-            self._keep(logit, is_click)
-
-    def _keep(self, logit: Array, is_click: Array) -> None:
-        """Replaces the oldest rows by these."""
-        size = len(self._logits)
-        logit, is_click = logit[-size:], is_click[-size:]
-        place = (self._next + np.arange(len(logit))) % size
-        self._logits[place], self._labels[place] = logit, is_click
-        self._next = (self._next + len(logit)) % size
-        self._held = min(self._held + len(logit), size)
-
-    def _newest(self) -> tuple[Array, Array]:
-        """(logit float32[held], is_click bool[held]), oldest first, so that sums are repeatable."""
-        first, end = self._next - self._held, self._next
-        parts = [slice(first, end)] if first >= 0 else [slice(first, None), slice(end)]
-        logits, labels = (
-            np.concatenate([kept[part] for part in parts]) for kept in (self._logits, self._labels)
-        )
-        return logits, labels
+            self._newest.keep(logit, is_click, batches)
 
 
 def totals_of(logit: Array, is_click: Array) -> Totals:
