@@ -41,7 +41,7 @@ def train(config: Config, trainer: Trainer) -> None:
     from mindspore_rec import RecModel
 
     from src.model.networks import GetWideDeepNet
-    from src.trainer.callbacks import LossCallBack, StreamCheckpoint, WorkersCallBack
+    from src.trainer.callbacks import LossCallBack, StreamCheckpoint
     from src.trainer.dataset import StreamingDataset
 
     trainer.open_checkpoints()
@@ -81,8 +81,8 @@ def train(config: Config, trainer: Trainer) -> None:
         config.ckpt_prefix, config.ckpt_path, ckpt_config, trainer.progress, trainer.writer
     )
     publish = trainer.publish_callback(predict_net)
-    callbacks = [TimeMonitor(1), WorkersCallBack(), ledger, callback, metrics]
-    callbacks += [ckpoint_cb, publish, trainer.timer, stop]
+    callbacks = [TimeMonitor(1), ledger, callback, metrics]
+    callbacks += [ckpoint_cb, publish, trainer.workers, trainer.timer, stop]
     with trainer.until_stopped(stream):
         model.online_train(dataset, callbacks=callbacks, dataset_sink_mode=True)
     ckpoint_cb.save_now()

@@ -110,6 +110,7 @@ class RankTrainer(Trainer):
     def __init__(self, config: Config, flag: StopFlag, ranks: Ranks) -> None:
         super().__init__(config, flag)
         self._ranks = ranks
+        self.workers = ms.Callback()  # of several ranks on the same CPUs; bound they were slower
         self._lockstep = Lockstep(ranks, flag)
         self._shared = SharedSession()
         # A pipeline must not end by itself while other ranks count on its next batch.

@@ -45,6 +45,7 @@ from src.trainer.callbacks import (
     StopCallBack,
     TrainingProgress,
     TrainingStopped,
+    WorkersCallBack,
 )
 from src.trainer.consumer_link import ConsumerLink
 from src.trainer.dataset import StreamingDataset
@@ -98,6 +99,7 @@ class Trainer:
         stream_flag: Ends the stream of batches.
         idle: Stops the run when the stream is idle for too long.
         link: The connection to the consumer.
+        workers: The callback that gives MindSpore's workers CPUs of their own.
         timer: Times the steps.
         progress: How far training has come; there after ``begin_session``.
         writer: Writes checkpoints; there after ``restore``.
@@ -115,6 +117,7 @@ class Trainer:
         self.flag = self.stream_flag = flag
         self.link = ConsumerLink(config, flag, flag)
         self.idle = IdleLimit(flag, config.idle_seconds, self.link.are_rows_held_back)
+        self.workers: ms.Callback = WorkersCallBack()
         self.timer = StepTimer()
         self._config = config
         self._store = CheckpointStore(
