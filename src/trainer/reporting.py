@@ -204,8 +204,8 @@ class MetricsCallBack(ms.Callback):  # type: ignore[misc]
 
         Encoding takes far longer than copying, and any thread may do it.
         """
-        copied = self._metrics.state()
-        return lambda: {STATE_KEY: encode_state(copied)}
+        state = self._metrics.copied_state()
+        return lambda: {STATE_KEY: encode_state(state())}
 
     def _make_report(self) -> Report:
         progress, interval = self._progress, self._sum

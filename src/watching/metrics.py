@@ -19,7 +19,7 @@ import math
 import threading
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -246,17 +246,26 @@ class ProgressiveMetrics:
             bins of the whole life that are not empty; ``sums`` float64[2]; ``logit``
             float32[held] and ``label`` bool[held], the newest rows, oldest first.
         """
+        return self.copied_state()()
+
+    def copied_state(self) -> Callable[[], dict[str, Array]]:
+        """Copies what ``state`` is made of; the result makes it, in whichever thread."""
         self._count_waiting()
         logit, is_click = self._newest.rows()
-        place = np.flatnonzero(self._life.counts)
-        return {
-            "bins": np.array([BINS]),
-            "place": place,
-            "count": self._life.counts.reshape(-1)[place],
-            "sums": self._life.sums.copy(),
-            "logit": logit,
-            "label": is_click,
-        }
+        counts, sums = self._life.counts.reshape(-1).copy(), self._life.sums.copy()
+
+        def state() -> dict[str, Array]:
+            place = np.flatnonzero(counts)
+            return {
+                "bins": np.array([BINS]),
+                "place": place,
+                "count": counts[place],
+                "sums": sums,
+                "logit": logit,
+                "label": is_click,
+            }
+
+        return state
 
     @staticmethod
     def from_state(
