@@ -55,16 +55,28 @@ struct Wide {
   float *weight, *accumulator, *linear;
 };
 
+// The weight that a linear term and its root, √accumulator / learning rate, stand for.
+inline float WideWeight(float linear, float root, const WideSettings &settings) {
+  const float above = std::fabs(linear) - settings.l1;
+  return above > 0 ? -std::copysign(above, linear) / (root + 2 * settings.l2) : 0.0f;
+}
+
 void MoveWide(const Wide &wide, int64_t id, float gradient, const WideSettings &settings) {
   const float old = wide.accumulator[id], squares = old + gradient * gradient;
   const float root = std::sqrt(squares) / settings.learning_rate;
   const float linear = wide.linear[id] + gradient -
                        wide.weight[id] * (root - std::sqrt(old) / settings.learning_rate);
-  const float above = std::fabs(linear) - settings.l1;
-  wide.weight[id] =
-      above > 0 ? -std::copysign(above, linear) / (root + 2 * settings.l2) : 0.0f;
+  wide.weight[id] = WideWeight(linear, root, settings);
   wide.accumulator[id] = squares;
   wide.linear[id] = linear;
+}
+
+// Moves one number of the table by Adam.
+inline void MoveNumber(float &number, float &m, float &v, float gradient, float step,
+                       const AdamSettings &settings) {
+  m = m * settings.beta1 + gradient * (1 - settings.beta1);
+  v = v * settings.beta2 + gradient * gradient * (1 - settings.beta2);
+  number -= step * (m / (std::sqrt(v) + settings.epsilon));
 }
 
 FOR_THIS_CPU void Add(float *sum, const float *values, int64_t count) {

@@ -63,26 +63,19 @@ FOR_THIS_CPU float SumOfSquares(const float *values, int64_t count) {
 
 FOR_THIS_CPU void MoveByL2(float *__restrict row, float *__restrict m, float *__restrict v,
                            float step, const EveryRowSettings &settings, int64_t count) {
-  const float beta1 = settings.adam.beta1, beta2 = settings.adam.beta2;
-  const float epsilon = settings.adam.epsilon, decay = settings.decay;
+  const EveryRowSettings own = settings;  // which no write to a row can change
   for (int64_t k = 0; k < count; ++k) {
-    const float gradient = decay * row[k];
-    m[k] = m[k] * beta1 + gradient * (1 - beta1);
-    v[k] = v[k] * beta2 + gradient * gradient * (1 - beta2);
-    row[k] -= step * (m[k] / (std::sqrt(v[k]) + epsilon));
+    MoveNumber(row[k], m[k], v[k], own.decay * row[k], step, own.adam);
   }
 }
 
 FOR_THIS_CPU void MoveByBoth(float *__restrict row, float *__restrict m, float *__restrict v,
                              const float *__restrict of_loss, float step,
                              const EveryRowSettings &settings, int64_t count) {
-  const float beta1 = settings.adam.beta1, beta2 = settings.adam.beta2;
-  const float epsilon = settings.adam.epsilon, decay = settings.decay, unit = settings.unit;
+  const EveryRowSettings own = settings;
   for (int64_t k = 0; k < count; ++k) {
-    const float gradient = of_loss[k] / unit + decay * row[k];
-    m[k] = m[k] * beta1 + gradient * (1 - beta1);
-    v[k] = v[k] * beta2 + gradient * gradient * (1 - beta2);
-    row[k] -= step * (m[k] / (std::sqrt(v[k]) + epsilon));
+    const float gradient = of_loss[k] / own.unit + own.decay * row[k];
+    MoveNumber(row[k], m[k], v[k], gradient, step, own.adam);
   }
 }
 
@@ -90,11 +83,9 @@ FOR_THIS_CPU void MoveByBoth(float *__restrict row, float *__restrict m, float *
 FOR_THIS_CPU void SetWide(float *__restrict weight, const float *__restrict accumulator,
                           const float *__restrict linear, const WideSettings &settings,
                           int64_t count) {
-  const float learning_rate = settings.learning_rate, l1 = settings.l1, l2 = settings.l2;
+  const WideSettings own = settings;
   for (int64_t k = 0; k < count; ++k) {
-    const float above = std::fabs(linear[k]) - l1;
-    const float root = std::sqrt(accumulator[k]) / learning_rate;
-    weight[k] = above > 0 ? -std::copysign(above, linear[k]) / (root + 2 * l2) : 0.0f;
+    weight[k] = WideWeight(linear[k], std::sqrt(accumulator[k]) / own.learning_rate, own);
   }
 }
 

@@ -46,12 +46,8 @@ FOR_THIS_CPU void AddMultiple(float *row, const float *gradient, float factor, i
 
 FOR_THIS_CPU void MoveByAdam(float *row, float *m, float *v, const float *gradient, float step,
                              const AdamSettings &settings, int64_t count) {
-  const float beta1 = settings.beta1, beta2 = settings.beta2, epsilon = settings.epsilon;
-  for (int64_t k = 0; k < count; ++k) {
-    m[k] = m[k] * beta1 + gradient[k] * (1 - beta1);
-    v[k] = v[k] * beta2 + gradient[k] * gradient[k] * (1 - beta2);
-    row[k] -= step * (m[k] / (std::sqrt(v[k]) + epsilon));
-  }
+  const AdamSettings own = settings;  // which no write to a row can change
+  for (int64_t k = 0; k < count; ++k) MoveNumber(row[k], m[k], v[k], gradient[k], step, own);
 }
 
 }  // namespace
