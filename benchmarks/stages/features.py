@@ -18,7 +18,7 @@ from src.process.memory import keep_freed_memory
 from src.rows.arrow_csv import convert_options, parse_options, read_options
 from src.rows.parsing import parse_messages
 
-OWN_ROWS = 20_000  # rows per round of our side, as a single window is too short to time
+OWN_ROWS = 100_000  # rows per round of our side: a few windows are too short to time
 ONE_PART = (1, 1)
 
 

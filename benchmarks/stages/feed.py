@@ -28,6 +28,7 @@ from src.channel.receiver import WindowReceiver
 from src.channel.window import Provenance, make_window
 from src.features.feature_builder import FeatureBuilder
 from src.process.arrays import Array
+from src.process.memory import keep_freed_memory
 from src.process.stop import StopFlag
 from src.rows.parsing import parse_messages
 from src.stream.position import Position
@@ -129,7 +130,7 @@ def read_own(windows: Sequence[Array], batch_size: int, count: int) -> Reading:
     receiver = cast(WindowReceiver, ListedWindows(windows))
     start = StreamStart(Position({0: 0}), SESSION)
     stream = StreamingDataset(receiver, start, batch_size, flag, attach=lambda: None)
-    return _read(_whole_batches(stream), flag, count)
+    return _read(_whole_batches(stream), flag, count, stream.next_batch)
 
 
 def read_ready(batch: Batch, count: int) -> Reading:
@@ -154,11 +155,23 @@ def read_documented(windows: Sequence[Array], batch_size: int, count: int) -> Re
     return _read(row_batches(source, batch_size), StopFlag(), count)
 
 
-def _read(dataset: Any, flag: StopFlag, count: int) -> Reading:
-    """Reads as RecModel's own loop does; the end of the pipeline is not timed."""
+def _read(
+    dataset: Any, flag: StopFlag, count: int, after_batch: Callable[[], Any] = lambda: None
+) -> Reading:
+    """Reads as RecModel's own loop does; the end of the pipeline is not timed.
+
+    Args:
+        dataset: The pipeline.
+        flag: Ends it.
+        count: Batches to read.
+        after_batch: What the trainer does with each batch besides training.
+    """
     iterator = dataset.create_tuple_iterator(num_epochs=-1, do_copy=True)
+    batches = []
     began = time.perf_counter()
-    batches = list(itertools.islice(iterator, count))
+    for batch in itertools.islice(iterator, count):
+        batches.append(batch)
+        after_batch()
     seconds = time.perf_counter() - began
     flag.set("enough")  # else the pipeline's thread would wait for rows that never come
     iterator.stop()
@@ -175,6 +188,7 @@ def check_equal(one: Sequence[Batch], other: Sequence[Batch]) -> None:
 
 def run(settings: Settings) -> list[Result]:
     """Measures each batch size, rows/s."""
+    keep_freed_memory()  # as the trainer does
     windows = make_windows(settings)
     few = documented_windows(windows[: max(1, len(windows) // DOCUMENTED_SHARE)])
     return [_measure(size, windows, few, settings.repeats) for size in settings.batches]

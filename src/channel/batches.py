@@ -1,9 +1,8 @@
 """Cuts batches out of windows and finds the rows of the stream that each batch covers.
 
-The fixed costs are paid once for several small batches. Their rows become columns in one copy, and
-a batch is slices of those columns. The covered rows are found for all of them together. Whole
-windows are not copied at once: ten thousand rows fit no cache. The memory for their columns would
-come fresh from the system each time, which costs three times as much per row.
+The fixed costs are paid once for several batches. Their rows become columns in one copy, and a
+batch is slices of those columns. The covered rows are found for all of them together. Many small
+batches are not copied at once: their columns would fit no cache.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ Columns = Mapping[str, Array]
 FILLER_LABEL = -1.0
 """The label of a row that only fills a batch up: the network learns nothing from it."""
 
-MOST_ROWS = 1_000
-"""The most rows copied at once; a larger batch is copied alone."""
+ROWS_AT_ONCE = 1_000
+"""So many rows of small batches are copied at once."""
+BATCHES_AT_ONCE = 4
+"""So many large batches are."""
 
 # These are equal in all rows of a window, or serve only to find gaps.
 _FIELDS_OF_NO_BATCH = ("session", "dictionaries", "dense_transform", "start")
@@ -81,7 +82,8 @@ class BatchCutter:
 
     def cut(self) -> list[CutBatch]:
         """The next whole batches of the rows held, in stream order; may be none."""
-        count = min(self.rows // self.batch_size, max(1, MOST_ROWS // self.batch_size))
+        most = max(BATCHES_AT_ONCE, ROWS_AT_ONCE // self.batch_size)
+        count = min(self.rows // self.batch_size, most)
         return self._batches(count, self.batch_size) if count else []
 
     def cut_part(self, rows: int) -> CutBatch:

@@ -54,7 +54,7 @@ def window_dtype(num_shards: int, value_bytes: int = 0, with_keys: bool = False)
         layout += [("value", f"S{value_bytes}", (CATEGORICAL_SIZE,)), ("free_ids", np.int32, (2,))]
     if with_keys:
         layout.append(("key", np.int32, (FIELD_SIZE,)))
-    return np.dtype(layout)
+    return np.dtype(layout, align=True)
 
 
 @dataclass(frozen=True)

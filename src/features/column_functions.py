@@ -70,7 +70,7 @@ def ids_of_codes(codes: Array, ids: Array) -> Array:
         codes: The place of each row's value among the column's distinct values, -1 where missing.
         ids: The ids of these values, and at the end that of a missing value.
     """
-    found: Array = ids[codes.astype(np.int32)]
+    found: Array = ids[codes.astype(np.intp)]
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mindpandas
 import pandas as pd
 from mindpandas import config as mindpandas_config
+from mindpandas.backend.eager.partition_operators import SinglethreadOperator
 
 from src.dictionaries.dictionaries import Dictionaries
 from src.features.column_functions import ColumnFunction
@@ -31,10 +32,12 @@ class FeatureBuilder(RowCoder):
         def code(column: pd.Series) -> Array:
             return functions[column.name](column.to_numpy())
 
-        # One frame for all columns, as each ``apply`` starts threads of its own. With "broadcast"
-        # pandas writes the results into one array: building a frame of 39 results takes longer.
+        # With "broadcast" pandas writes the results into one array: building a frame of 39 results
+        # takes longer.
         frame = pd.DataFrame(field_columns(rows), columns=_FIELD_NAMES, copy=False)
         columns = mindpandas.DataFrame(frame)
+        # Else each ``apply`` starts a pool of threads, and waits for the one that has the one part.
+        columns.backend_frame.ops = SinglethreadOperator
         applied = columns.apply(code, axis=0, result_type="broadcast")
         # MindPandas turns a frame of one row into a series.
         coded: Array = applied.to_numpy().reshape(-1, FIELD_SIZE)

@@ -113,13 +113,17 @@ def _keep_rows(
 
 def _to_parsed_rows(table: pa.Table, index: Array, bad: Sequence[BadRow]) -> ParsedRows:
     numbers = np.empty((table.num_rows, DENSE_SIZE), dtype=np.float64, order="F")
-    codes = np.empty((table.num_rows, CATEGORICAL_SIZE), dtype=np.int32, order="F")
     for place, column in enumerate(DENSE_COLUMNS):
         numbers[:, place] = table[column].to_numpy()
-    values = []
-    for place, column in enumerate(CATEGORICAL_COLUMNS):
-        (chunk,) = table[column].chunks  # it was read as one block
-        codes[:, place] = chunk.indices.fill_null(-1).to_numpy()
-        values.append(chunk.dictionary)
+    # Each column was read as one block.
+    coded = [table[column].chunk(0) for column in CATEGORICAL_COLUMNS]
+    codes = pa.concat_arrays([column.indices for column in coded]).fill_null(-1).to_numpy()
     label = table[LABEL].to_numpy().astype(np.float32)
-    return ParsedRows(index, label, numbers, codes, values, bad)
+    return ParsedRows(
+        index,
+        label,
+        numbers,
+        codes.reshape(CATEGORICAL_SIZE, -1).T,
+        [column.dictionary for column in coded],
+        bad,
+    )

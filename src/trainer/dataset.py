@@ -251,6 +251,7 @@ class StreamingDataset:
     def _finish(self, cut: CutBatch) -> Batch:
         """What MindSpore gets of a batch; the rest goes into the ledger."""
         columns = cut.columns
+        self._admission.check_ids(columns["id"])
         ids, oov, change = self._known(columns)
         size, rows = self._cutter.batch_size, len(ids)
         dictionaries = self._admission.dictionaries

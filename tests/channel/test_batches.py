@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.channel.batches import FILLER_LABEL, MOST_ROWS, BatchCutter, filled_up
+from src.channel.batches import (
+    BATCHES_AT_ONCE,
+    FILLER_LABEL,
+    ROWS_AT_ONCE,
+    BatchCutter,
+    filled_up,
+)
 from src.channel.window import Provenance, make_window, window_dtype
 from src.process.arrays import Array
 from src.rows.criteo import FIELD_SIZE
@@ -66,16 +72,20 @@ def test_the_batches_are_the_stream_whatever_the_windows(
         assert batch.columns["oov"].tolist() == (3 * rows).tolist()
 
 
-@pytest.mark.parametrize("batch_size", [400, MOST_ROWS, 2 * MOST_ROWS])
-def test_one_cut_takes_no_more_than_some_rows_or_a_batch(batch_size: int) -> None:
-    rows = np.arange(5 * MOST_ROWS)
+@pytest.mark.parametrize(
+    "batch_size, most",
+    [(100, 10), (400, BATCHES_AT_ONCE), (ROWS_AT_ONCE, BATCHES_AT_ONCE), (3_000, BATCHES_AT_ONCE)],
+)
+def test_one_cut_takes_no_more_than_some_rows_or_some_batches(batch_size: int, most: int) -> None:
+    rows = np.arange(15_500)
     cutter = BatchCutter(batch_size, Position({}))
     cutter.add(numbered_window(rows[:2_300], np.zeros(2_300)))
     cutter.add(numbered_window(rows[2_300:], np.zeros(len(rows) - 2_300)))
     taken = 0
     while cutter.rows >= batch_size:
+        whole = cutter.rows // batch_size
         batches = cutter.cut()
-        assert len(batches) in (1, MOST_ROWS // batch_size)
+        assert len(batches) == min(most, whole)
         for batch in batches:
             assert batch.columns["id"][:, 0].tolist() == rows[taken : taken + batch_size].tolist()
             taken += batch_size

@@ -93,6 +93,7 @@ def dataset(
         SESSION,
         cast("int | None", options.pop("dictionaries", None)),
         growth=cast("Growth | None", options.pop("growth", None)),
+        vocab_size=cast(int, options.pop("vocab_size", 0)),
     )
     flag = cast(StopFlag, options.pop("flag", StopFlag()))
     return StreamingDataset(
@@ -267,6 +268,14 @@ def test_a_consumer_that_was_told_otherwise_about_growing_is_refused(
 def test_a_consumer_with_another_dense_transform_is_refused_by_name() -> None:
     with pytest.raises(DatasetError, match="--dense_transform=log, .*--dense_transform=minmax"):
         next(dataset([window([0], dense_transform=1)]))
+
+
+def test_the_first_batch_with_an_id_beyond_the_table_is_an_error() -> None:
+    stream = dataset([window(list(range(12)))], vocab_size=6)
+    next(stream)
+    with pytest.raises(DatasetError, match="ids up to 7, the trainer's vocab_size is 6"):
+        next(stream)
+    assert isinstance(stream.failure, DatasetError)
 
 
 def test_a_lost_channel_is_attached_again_and_the_stream_goes_on() -> None:
