@@ -75,10 +75,24 @@ def write_ckpt(path: Path, entries: Mapping[str, Array]) -> Written:
     with new_uncached_file(path) as file:
         for name, array in entries.items():
             file.append(np.frombuffer(_header(name, array), np.uint8))
-            file.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            file.append(bytes_of(np.ascontiguousarray(array)))
         path.chmod(stat.S_IRUSR)
         file.finish()
     return Written(file.bytes, file.checksum)
+
+
+def places_in_file(entries: Mapping[str, Array]) -> dict[str, int]:
+    """Name → the byte at which the entry's content begins in a file of these entries.
+
+    Args:
+        entries: Name → an array of the content's shape and type.
+    """
+    places = {}
+    end = 0
+    for name, array in entries.items():
+        places[name] = end + len(_header(name, array))
+        end = places[name] + array.nbytes
+    return places
 
 
 def read_ckpt(path: Path, place: Place) -> None:
@@ -100,7 +114,7 @@ def read_ckpt(path: Path, place: Place) -> None:
             name, shape, dtype, length = _read_header(file, size)
             if name not in room:
                 array = place(name, shape, dtype)
-                room[name] = None if array is None else _bytes_of(array)
+                room[name] = None if array is None else bytes_of(array).data
             rest = room[name]
             if rest is None:
                 file.seek(length, os.SEEK_CUR)
@@ -114,8 +128,9 @@ def read_ckpt(path: Path, place: Place) -> None:
             raise CkptFileError(f"{name} lacks {len(rest)} bytes")
 
 
-def _bytes_of(array: Array) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+def bytes_of(array: Array) -> Array:
+    """A contiguous array's memory, uint8[n]."""
+    return array.reshape(-1).view(np.uint8)
 
 
 # --- messages: Checkpoint(value=Value(name, tensor=Tensor(dimensions, type, content))) ---

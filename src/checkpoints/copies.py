@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import mindspore as ms
 import numpy as np
 
+from src.checkpoints.ckpt_file import bytes_of, places_in_file
+from src.checkpoints.uncached_file import BLOCK_BYTES
 from src.process.arrays import Array
 from src.process.memory import available_bytes
 
@@ -33,7 +35,9 @@ def views_of(network: ms.nn.Cell) -> dict[str, Array]:
 class KeptCopies:
     """Copies arrays into memory that is kept and used again.
 
-    New memory costs a page fault for each page. They take ten times as long as the copy.
+    New memory costs a page fault for each page. They take ten times as long as the copy. A copy
+    lies in its block of memory as it will lie in a block of the file, so that ``UncachedFile`` can
+    write it from where it is.
 
     Args:
         available: Returns how many bytes of memory are left.
@@ -68,7 +72,7 @@ class KeptCopies:
         if not self.make_room(views):
             return None
         threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
-        pairs = [(self._copies[name], view) for name, view in views.items()]
+        pairs = [(bytes_of(self._copies[name]), bytes_of(view)) for name, view in views.items()]
         with ThreadPoolExecutor(threads, "checkpoint-copy") as pool:
             list(pool.map(_copy, shares(pairs, threads)))
         return self._copies
@@ -77,10 +81,7 @@ class KeptCopies:
         needed = sum(view.nbytes for view in views.values())
         try:
             if needed + SPARE_BYTES <= self._available():
-                copies = {name: np.empty_like(view) for name, view in views.items()}
-                for copy in copies.values():
-                    np.copyto(copy, copy.dtype.type())  # has its pages mapped now
-                return copies
+                return _like_in_file(views)
         except MemoryError:
             pass  # the process has a limit of its own
         if not self._has_complained:
@@ -91,6 +92,20 @@ class KeptCopies:
                 needed >> 20,
             )
         return {}
+
+
+def _like_in_file(views: Mapping[str, Array]) -> dict[str, Array]:
+    """New arrays of the same shapes and types, as far apart as their contents in a file."""
+    places = places_in_file(views)
+    end = max((place + views[name].nbytes for name, place in places.items()), default=0)
+    memory = np.empty(end + BLOCK_BYTES, np.uint8)
+    memory.fill(0)  # has its pages mapped now
+    memory = memory[-memory.ctypes.data % BLOCK_BYTES :]
+    copies = {}
+    for name, view in views.items():
+        content = memory[places[name] : places[name] + view.nbytes]
+        copies[name] = content.view(view.dtype).reshape(view.shape)
+    return copies
 
 
 def shares(pairs: Iterable[Pair], number: int) -> list[list[Pair]]:

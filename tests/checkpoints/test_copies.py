@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from src.checkpoints.ckpt_file import write_ckpt
 from src.checkpoints.copies import SPARE_BYTES, KeptCopies, shares
+from src.checkpoints.uncached_file import BLOCK_BYTES
 from src.process.arrays import Array
 
 SIZES = [(), (0,), (1,), (7, 3), (1000,), (5, 5, 5)]
@@ -52,6 +55,16 @@ def test_a_copy_is_of_its_moment_and_the_next_one_takes_the_same_memory() -> Non
     for name, copy in again.items():
         assert copy.ctypes.data == places[name]
         assert not copy.any()
+
+
+def test_a_copy_lies_in_its_block_as_in_the_file(tmp_path: Path) -> None:
+    copies = KeptCopies().take(arrays())
+    assert copies is not None
+    write_ckpt(tmp_path / "file", copies)
+    content = (tmp_path / "file").read_bytes()
+    for name in ("float(1000,)", "whole"):
+        place = content.index(copies[name].tobytes())
+        assert (copies[name].ctypes.data - place) % BLOCK_BYTES == 0
 
 
 def test_too_little_memory_is_said_once_and_asked_for_each_time(

@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from crc32c import crc32c
 
-from src.checkpoints.uncached_file import BLOCK_BYTES, BUFFER_BYTES, new_uncached_file
+from src.checkpoints.uncached_file import (
+    BLOCK_BYTES,
+    BUFFER_BYTES,
+    PIECE_BYTES,
+    new_uncached_file,
+)
 from src.process.arrays import Array
 
 
@@ -56,6 +61,36 @@ def test_a_file_of_any_size_holds_what_was_appended(size: int, tmp_path: Path) -
 
 def test_pieces_of_all_sizes_follow_each_other(tmp_path: Path) -> None:
     write(tmp_path / "file", [some_bytes(size) for size in (3, 0, BUFFER_BYTES, 70_001, 1, *SIZES)])
+
+
+def address(data: Any) -> int:
+    return np.frombuffer(data, np.uint8).ctypes.data
+
+
+@pytest.mark.parametrize("size", [PIECE_BYTES - 1, PIECE_BYTES + BLOCK_BYTES, 2 * BUFFER_BYTES + 5])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_what_lies_in_its_block_as_in_the_file_is_written_from_where_it_is(
+    size: int, shift: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header, end = some_bytes(37), some_bytes(BLOCK_BYTES + 11)
+    memory = some_bytes(size + 2 * BLOCK_BYTES)
+    begin = (len(header) - memory.ctypes.data) % BLOCK_BYTES + shift
+    content = memory[begin : begin + size]
+    real_write, from_there = os.write, 0
+
+    def counting(descriptor: int, data: memoryview) -> int:
+        nonlocal from_there
+        written = real_write(descriptor, data)
+        if memory.ctypes.data <= address(data) < memory.ctypes.data + len(memory):
+            from_there += written
+        return written
+
+    monkeypatch.setattr("src.checkpoints.uncached_file.os.write", counting)
+    write(tmp_path / "file", [header, content, end])
+    if shift or size < PIECE_BYTES:
+        assert from_there == 0
+    else:
+        assert size - 2 * BLOCK_BYTES < from_there <= size
 
 
 def test_nothing_of_it_is_in_the_page_cache_where_the_file_system_can(tmp_path: Path) -> None:
