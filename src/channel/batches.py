@@ -1,8 +1,8 @@
 """Cuts batches out of windows and finds the rows of the stream that each batch covers.
 
 The fixed costs are paid once for several batches. Their rows become columns in one copy, and a
-batch is slices of those columns. The covered rows are found for all of them together. A whole window
-is not copied at once: ten thousand rows fit no cache.
+batch is slices of those columns. The covered rows are found for all of them together. More batches
+are not taken at once: the columns of ten thousand rows fit no cache.
 """
 
 from __future__ import annotations
